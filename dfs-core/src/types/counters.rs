@@ -1,0 +1,54 @@
+//! Counters, one newtype each: an `Epoch` cannot be compared with a `Term`.
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
+        pub struct $name(pub u64);
+        impl $name {
+            /// The following value.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+counter!(
+    /// Configuration number of one placement group; raised by each change, fences old writers.
+    Epoch
+);
+counter!(
+    /// One run of a node: `max(persisted + 1, now in ms)`, on disk before the first packet.
+    Incarnation
+);
+counter!(
+    /// Number of one committed put of an inode; 0 before the first.
+    Revision
+);
+counter!(
+    /// A history entry of a name, the number shown in `.versions`; counts from 1.
+    VersionNo
+);
+counter!(
+    /// Position in the Raft log; counts from 1.
+    LogIndex
+);
+counter!(
+    /// Raft term.
+    Term
+);
+counter!(
+    /// Write-lease sequence of an inode; raised to fence a former holder.
+    LeaseSeq
+);
