@@ -1,0 +1,623 @@
+//! Clients and stores to the master, and what the master pushes to clients.
+use super::mutation::{Mutation, MutationOk};
+use crate::types::{
+    Attr, ChunkNo, ClientId, Epoch, Extent, FileKind, Incarnation, Ino, LeaseSeq, LogIndex, Name,
+    NodeId, ObjectId, ObjectSum, OpId, PgId, PgMap, Revision, StoreId, Term, Time, VersionInfo,
+    VersionNo,
+};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A request to the master. Anything but `WhoLeads`-like hints needs the leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum MasterRequest {
+    /// Begins a session; must precede mutations and interests. Idempotent.
+    OpenSession {
+        /// Fresh uuid.
+        client: ClientId,
+        /// For people: host, pid, mountpoint.
+        label: String,
+    },
+    /// Every 500 ms, and first thing after (re)connecting to a leader. Binds the connection it
+    /// arrives on as the one that pushes go to.
+    KeepAlive {
+        /// The session.
+        client: ClientId,
+        /// All its ops below this are finished.
+        low: u64,
+        /// The term of the leader since whose first contact all cached state was dropped: equal to
+        /// the leader's term means "my caches and opens are known to you".
+        clean_term: Term,
+        /// Inodes open in this session, sent in full when `clean_term` is new, else empty.
+        opens: Vec<OpenInode>,
+    },
+    /// Ends a session cleanly (after flush).
+    CloseSession {
+        /// The session.
+        client: ClientId,
+    },
+    /// A change. Asked again with the same op-id it gives the same answer.
+    Mutate {
+        /// Names it for ever.
+        op: OpId,
+        /// The session's lowest unfinished sequence (<= op.seq).
+        low: u64,
+        /// What.
+        body: Mutation,
+    },
+    /// A linearizable read.
+    Query {
+        /// The asking session, if it has one.
+        client: Option<ClientId>,
+        /// Register the session's interest: it will be told (Push::Invalidate) before anybody else's
+        /// change of these inodes is acknowledged.
+        interest: bool,
+        /// What.
+        body: Query,
+    },
+    /// The session has done what push `seq` asked.
+    PushAck {
+        /// The session.
+        client: ClientId,
+        /// Of the push.
+        seq: u64,
+    },
+    /// Registers an open handle (soft state, re-sent to a new leader). Recalls a conflicting writer.
+    Open {
+        /// The session.
+        client: ClientId,
+        /// The inode.
+        ino: Ino,
+        /// May write.
+        write: bool,
+        /// Register interest in attributes and content too.
+        interest: bool,
+    },
+    /// The session has no handle on these inodes any more.
+    Release {
+        /// The session.
+        client: ClientId,
+        /// Inodes.
+        inos: Vec<Ino>,
+    },
+    /// From a store, every 500 ms and when poked.
+    Heartbeat(Heartbeat),
+    /// From a store that fills a PG: what it should hold.
+    PgListing {
+        /// The PG.
+        pg: PgId,
+        /// Rows after this `(ino, chunk)`.
+        after: Option<(Ino, ChunkNo)>,
+        /// Rows at most.
+        limit: u32,
+    },
+    /// Health, stores, voters, repair.
+    Status,
+    /// Inodes and paths that a store holds (node to file).
+    FilesOf {
+        /// The store.
+        store: StoreId,
+        /// After this inode.
+        after: Ino,
+        /// Rows at most.
+        limit: u32,
+    },
+    /// Pauses or resumes repair (replicated).
+    RepairControl {
+        /// New state.
+        paused: bool,
+    },
+    /// Receipts of finished repairs, newest last.
+    RepairLog,
+    /// Streams additions and removals below a directory to this connection as `Push::Watch`.
+    Watch {
+        /// Subtree.
+        root: Ino,
+    },
+    /// Takes a node out of service for good: its store is drained by epoch changes; voters move away.
+    Forget {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// An inode that a session has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenInode {
+    /// The inode.
+    pub ino: Ino,
+    /// At least one handle may write.
+    pub write: bool,
+}
+
+/// A linearizable read of the master's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Name to inode; `NotFound` registers a negative interest in the directory.
+    Lookup {
+        /// Directory.
+        parent: Ino,
+        /// Name.
+        name: Name,
+    },
+    /// Attributes.
+    GetAttr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// Resolves components from `start`, following symlinks inside (the last one only if asked);
+    /// at most 40 links.
+    Walk {
+        /// Where a relative path starts; symlinks to absolute paths restart at the root.
+        start: Ino,
+        /// Components; `..` is resolved by the client before (lexically).
+        path: Vec<Name>,
+        /// Follow a symlink in the last place.
+        follow_last: bool,
+    },
+    /// Entries with cookie > `after`, ascending. Cookies are stable, unique per directory, >= 3.
+    ReadDir {
+        /// Directory.
+        ino: Ino,
+        /// 0 for the start.
+        after: u64,
+        /// Entries at most.
+        limit: u32,
+        /// With attributes of each.
+        with_attrs: bool,
+    },
+    /// Parent of a directory (for `..`).
+    Parent {
+        /// Directory.
+        ino: Ino,
+    },
+    /// Target of a symlink.
+    ReadLink {
+        /// The symlink.
+        ino: Ino,
+    },
+    /// All extended attributes.
+    Xattrs {
+        /// The inode.
+        ino: Ino,
+    },
+    /// Extents of chunks `first..first+count` at a version (`None`: current).
+    Layout {
+        /// The inode.
+        ino: Ino,
+        /// Internal version.
+        version: Option<VersionNo>,
+        /// First chunk.
+        first: ChunkNo,
+        /// Chunks, at most 64.
+        count: u32,
+    },
+    /// The last 5 versions of a name, newest first; also of a deleted name.
+    History {
+        /// Directory (may be a removed one).
+        parent: Ino,
+        /// Name.
+        name: Name,
+    },
+    /// Names in a directory that have history, deleted ones too, ascending.
+    HistoryNames {
+        /// Directory.
+        dir: Ino,
+        /// Names after this one.
+        after: Option<Name>,
+        /// Names at most.
+        limit: u32,
+    },
+    /// A removed subdirectory by name (newest removal), for undelete inside removed directories.
+    RemovedDir {
+        /// Directory, live or removed.
+        parent: Ino,
+        /// Name it had.
+        name: Name,
+    },
+    /// Totals for statfs.
+    StatFs,
+    /// All placement groups.
+    PgMap,
+    /// Every path of an inode (hard links), for people.
+    Paths {
+        /// The inode.
+        ino: Ino,
+    },
+}
+
+/// One directory entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntry {
+    /// Name.
+    pub name: Name,
+    /// Inode.
+    pub ino: Ino,
+    /// Kind.
+    pub kind: FileKind,
+    /// Position.
+    pub cookie: u64,
+    /// If asked.
+    pub attr: Option<Attr>,
+}
+
+/// The extents of one chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkLayout {
+    /// The chunk.
+    pub chunk: ChunkNo,
+    /// Ascending, not overlapping; gaps read as zeros.
+    pub extents: Vec<Extent>,
+}
+
+/// Extents of a part of a file at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// The inode's revision and the op that made it.
+    pub revision: Revision,
+    /// See above.
+    pub op: OpId,
+    /// Size of that version.
+    pub size: u64,
+    /// Chunks with extents; absent ones are holes.
+    pub chunks: Vec<ChunkLayout>,
+}
+
+/// Totals for statfs, in bytes and inodes; what can still be written at N copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatFsInfo {
+    /// Capacity at N copies.
+    pub total_bytes: u64,
+    /// Free at N copies (deleted history counts as free).
+    pub free_bytes: u64,
+    /// Live inodes.
+    pub inodes: u64,
+    /// Live bytes (one copy).
+    pub live_bytes: u64,
+}
+
+/// The answer to a [`Query`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum QueryAnswer {
+    /// To `Lookup`, `GetAttr`, `Walk`, `RemovedDir`, `Parent`.
+    Attr(Attr),
+    /// To `ReadDir`: entries, and true at the end.
+    Entries(Vec<DirEntry>, bool),
+    /// To `ReadLink`.
+    Target(Vec<u8>),
+    /// To `Xattrs`.
+    Xattrs(Vec<(Vec<u8>, Vec<u8>)>),
+    /// To `Layout`.
+    Layout(Layout),
+    /// To `History`.
+    History(Vec<VersionInfo>),
+    /// To `HistoryNames`: name, and true if it is deleted.
+    Names(Vec<(Name, bool)>),
+    /// To `StatFs`.
+    StatFs(StatFsInfo),
+    /// To `PgMap`.
+    PgMap(PgMap),
+    /// To `Paths`.
+    Paths(Vec<Vec<u8>>),
+}
+
+/// What a store tells the master.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The store.
+    pub store: StoreId,
+    /// Its node.
+    pub node: NodeId,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// Its TCP address.
+    pub addr: SocketAddr,
+    /// Failure-domain label; may be empty.
+    pub zone: String,
+    /// The store's CLOCK_BOOTTIME when it sent this; echoed. The serving lease counts from it.
+    pub sent_at: Time,
+    /// Device size.
+    pub total_bytes: u64,
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Bytes of objects held.
+    pub used_bytes: u64,
+    /// Identifies the device, so that stores on one device share its free space.
+    pub device: u64,
+    /// Durable: notes up to this log index have been applied here.
+    pub cursor: LogIndex,
+    /// The PG map it has.
+    pub map_version: LogIndex,
+    /// PGs whose epoch it has durably adopted (fenced older ones), since the last heartbeat that
+    /// the master answered; all PGs it is concerned with after a (re)start or a new leader.
+    pub fenced: Vec<(PgId, Epoch)>,
+    /// PGs it has filled completely at that epoch.
+    pub filled: Vec<(PgId, Epoch)>,
+    /// PGs it holds nothing of any more although it did (strays deleted).
+    pub emptied: Vec<PgId>,
+    /// Marks older than 5 s.
+    pub old_marks: Vec<(Ino, OpId)>,
+    /// Bytes copied for repair since start.
+    pub repaired_bytes: u64,
+    /// Files (inode, chunk rows) copied for repair since start.
+    pub repaired_files: u64,
+    /// It saw an I/O error and acknowledges nothing.
+    pub failed: bool,
+}
+
+/// What a store shall know of a commit, an abort or a deletion. Kept until all members were told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// To the home PG: X is committed as `revision`.
+    Committed {
+        /// The inode.
+        ino: Ino,
+        /// Of X.
+        revision: Revision,
+        /// X.
+        op: OpId,
+    },
+    /// To a chunk's PG: these objects are referenced; pull what is missing.
+    Hold {
+        /// The inode.
+        ino: Ino,
+        /// The chunk.
+        chunk: ChunkNo,
+        /// Objects and their identity.
+        objects: Vec<(ObjectId, ObjectSum)>,
+    },
+    /// To the home PG and the chunks' PGs (all PGs if unknown): X will never be applied.
+    Aborted {
+        /// The inode.
+        ino: Ino,
+        /// X.
+        op: OpId,
+    },
+    /// To a chunk's PG: nothing refers to these objects any more.
+    Delete {
+        /// Objects.
+        objects: Vec<ObjectId>,
+    },
+    /// To the home PG: the inode is gone; drop its stamp.
+    Forget {
+        /// The inode.
+        ino: Ino,
+    },
+}
+
+/// What the master tells a store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatOk {
+    /// Echo of `sent_at`.
+    pub sent_at: Time,
+    /// The store may serve stamps and acks until `sent_at + lease`; `None` while it has fences to do.
+    pub lease: Option<Duration>,
+    /// The map, if newer than the store's.
+    pub map: Option<PgMap>,
+    /// Notes after the store's cursor, each with its log index and PG, ascending.
+    pub notes: Vec<(LogIndex, PgId, Note)>,
+    /// All notes with index <= this are contained: the store's next cursor.
+    pub notes_upto: LogIndex,
+    /// TCP addresses of all stores, for copies between them.
+    pub stores: Vec<(StoreId, SocketAddr)>,
+    /// Repair is paused: fill nothing.
+    pub repair_paused: bool,
+    /// Bytes per second a store may copy for repair, 0 for no limit.
+    pub repair_rate: u64,
+}
+
+/// One row of a PG: what a member must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgRow {
+    /// The inode.
+    pub ino: Ino,
+    /// The chunk.
+    pub chunk: ChunkNo,
+    /// All objects any kept version refers to.
+    pub objects: Vec<(ObjectId, ObjectSum)>,
+    /// For chunk 0 (home): the inode's newest commit.
+    pub clean: Option<(Revision, OpId)>,
+}
+
+/// The answer to a [`MasterRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum MasterResponse {
+    /// Nothing to tell.
+    Done,
+    /// To `OpenSession` and `KeepAlive`.
+    Session {
+        /// The leader's term.
+        term: Term,
+        /// Caches may be used until this long after the request was sent.
+        caches_valid: Duration,
+        /// The session lives this long after the request was sent without another keep-alive.
+        session_valid: Duration,
+        /// Newest PG map version: fetch the map if yours is older.
+        map_version: LogIndex,
+        /// TCP addresses of all stores.
+        stores: Vec<(StoreId, SocketAddr)>,
+    },
+    /// To `Mutate`.
+    Mutated(MutationOk),
+    /// To `Query`.
+    Answer {
+        /// State as of this log index.
+        as_of: LogIndex,
+        /// The answer.
+        body: QueryAnswer,
+    },
+    /// To `Open`.
+    Opened {
+        /// Attributes at open.
+        attr: Attr,
+        /// Sequence to give with commits.
+        lease: LeaseSeq,
+        /// Another session has it open for writing (or reading while we write): no write-behind.
+        shared: bool,
+        /// The current content's first chunks, so that a small file needs no second question.
+        layout: Option<Layout>,
+    },
+    /// To `Heartbeat`.
+    Heartbeat(Box<HeartbeatOk>),
+    /// To `PgListing`: rows, the state's log index, and true at the end.
+    PgListing(Vec<PgRow>, LogIndex, bool),
+    /// To `Status`.
+    Status(Box<ClusterStatus>),
+    /// To `FilesOf`: inode, a path, bytes; true at the end.
+    Files(Vec<(Ino, Vec<u8>, u64)>, bool),
+    /// To `RepairLog`.
+    Receipts(Vec<RepairReceipt>),
+}
+
+/// How the cluster is, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Health {
+    /// Every PG at N verified copies, cursors within 5 s, voters complete.
+    Healthy,
+    /// Some PG has fewer than N copies.
+    Degraded,
+    /// Some PG is at one copy.
+    AtRisk,
+    /// Some PG cannot take writes or reads.
+    Unavailable,
+}
+
+/// One store as the master sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreInfo {
+    /// The store.
+    pub store: StoreId,
+    /// Its node.
+    pub node: NodeId,
+    /// Last known run.
+    pub incarnation: Incarnation,
+    /// TCP address.
+    pub addr: SocketAddr,
+    /// Heartbeats arrive.
+    pub up: bool,
+    /// Membership says DOWN, since (Unix time).
+    pub down_since: Option<Time>,
+    /// Votes.
+    pub voter: bool,
+    /// Leads.
+    pub leader: bool,
+    /// Device size.
+    pub total_bytes: u64,
+    /// Free.
+    pub free_bytes: u64,
+    /// Objects' bytes.
+    pub used_bytes: u64,
+    /// PGs it is a member of.
+    pub pgs: u32,
+    /// Of those, still being filled.
+    pub filling: u32,
+    /// Notes it has not been told.
+    pub behind: u64,
+    /// Being taken out of service.
+    pub draining: bool,
+    /// It saw an I/O error.
+    pub failed: bool,
+}
+
+/// One finished repair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairReceipt {
+    /// Why, e.g. `node 3f2a.. failed`.
+    pub cause: String,
+    /// Begin (Unix time).
+    pub began: Time,
+    /// Milliseconds it took.
+    pub took_ms: u64,
+    /// Chunk rows re-replicated.
+    pub files: u64,
+    /// Bytes re-replicated.
+    pub bytes: u64,
+    /// PGs changed.
+    pub pgs: u32,
+    /// Lowest copy count met.
+    pub lowest_copies: u8,
+}
+
+/// The cluster at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Overall.
+    pub health: Health,
+    /// Why not healthy, one sentence each.
+    pub reasons: Vec<String>,
+    /// Mentioned, but no reason to worry (a DOWN node whose data is elsewhere).
+    pub notices: Vec<String>,
+    /// Stores.
+    pub stores: Vec<StoreInfo>,
+    /// PGs by phase: active, fencing, copying.
+    pub pgs: (u32, u32, u32),
+    /// Raft term.
+    pub term: Term,
+    /// Applied index.
+    pub applied: LogIndex,
+    /// Voters wanted.
+    pub voters_wanted: u8,
+    /// Live sessions: label and seconds since the last keep-alive.
+    pub sessions: Vec<(ClientId, String)>,
+    /// Repair is paused.
+    pub repair_paused: bool,
+    /// Chunk rows and bytes still to copy (estimates).
+    pub repair_left: (u64, u64),
+    /// Entries in the delete queue.
+    pub deletes_waiting: u64,
+    /// Totals.
+    pub statfs: StatFsInfo,
+    /// Inodes that are orphans still held open.
+    pub orphans: u64,
+}
+
+/// What changed about an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// The inode.
+    pub ino: Ino,
+    /// Its attributes (always true).
+    pub attrs: bool,
+    /// Its content.
+    pub content: bool,
+    /// Its directory entries.
+    pub entries: bool,
+}
+
+/// Sent by the master unasked. `Invalidate` and `Recall` want a `PushAck`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Push {
+    /// Another session changes these inodes: drop what is cached, then ack. Also ends the interest.
+    Invalidate {
+        /// To ack.
+        seq: u64,
+        /// The change's log index.
+        as_of: LogIndex,
+        /// What.
+        touched: Vec<Touched>,
+    },
+    /// Another session opens this inode: commit what is buffered, seal what was released, then ack;
+    /// buffer no longer than needed from now on if `shared`.
+    Recall {
+        /// To ack.
+        seq: u64,
+        /// The inode.
+        ino: Ino,
+        /// Keep writing through while the other has it open.
+        shared: bool,
+    },
+    /// To a store: there is news (fences, notes); send a heartbeat now.
+    Poke,
+    /// To a watcher.
+    Watch {
+        /// Added (true) or removed.
+        added: bool,
+        /// Path from the root.
+        path: Vec<u8>,
+        /// Kind.
+        kind: FileKind,
+        /// When (Unix time).
+        at: Time,
+    },
+}
