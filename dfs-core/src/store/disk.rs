@@ -85,6 +85,15 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// I/O.
     fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, DiskError>;
+    /// Reads into `out` at `offset`; returns the bytes read, fewer at end of file.
+    ///
+    /// # Errors
+    /// I/O.
+    fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<usize, DiskError> {
+        let bytes = self.read_at(offset, out.len())?;
+        out[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
     /// Writes all of `bytes` at `offset`, extending the file as needed. Not durable yet.
     ///
     /// # Errors
