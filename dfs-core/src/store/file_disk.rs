@@ -155,7 +155,7 @@ impl FileDisk {
         }
         match fs::create_dir(dir) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error(shown, "create directory", &e));
+                Err(error(shown, "create directory", &e))
             }
             _ => sync_path(parent, shown),
         }

@@ -37,7 +37,9 @@ struct State {
     boot: u64,
     capacity_bytes: Option<u64>,
     is_full: bool,
-    syncs_to_fail: u32,
+    /// Syncs that still succeed, then all fail until the crash.
+    syncs_left: Option<u32>,
+    fail_next_sync: bool,
     syncs: u64,
 }
 
@@ -186,7 +188,8 @@ impl SimDisk {
             file.current = file.durable.clone();
         }
         state.boot += 1;
-        state.syncs_to_fail = 0;
+        state.syncs_left = None;
+        state.fail_next_sync = false;
     }
 
     /// Stops the process without losing power (kill -9): nothing is lost, old handles die.
@@ -206,7 +209,13 @@ impl SimDisk {
 
     /// Makes the next sync of a file or directory fail; what it covered is lost for good.
     pub fn fail_next_sync(&self) {
-        self.lock().syncs_to_fail += 1;
+        self.lock().fail_next_sync = true;
+    }
+
+    /// Lets `syncs` more syncs succeed and fails all later ones until the next crash: power goes
+    /// at that point of whatever is under way.
+    pub fn fail_syncs_after(&self, syncs: u32) {
+        self.lock().syncs_left = Some(syncs);
     }
 
     /// Flips the lowest bit of one stored byte, durably. False if there is no such byte.
@@ -251,9 +260,9 @@ impl State {
 
     fn take_sync_failure(&mut self) -> bool {
         self.syncs += 1;
-        let fails = self.syncs_to_fail > 0;
-        self.syncs_to_fail -= u32::from(fails);
-        fails
+        let is_over = self.syncs_left == Some(0);
+        self.syncs_left = self.syncs_left.map(|left| left.saturating_sub(1));
+        is_over || std::mem::take(&mut self.fail_next_sync)
     }
 
     fn check_growth(&self, path: &str, from: u64, to: u64) -> Result<(), DiskError> {
@@ -339,6 +348,9 @@ impl Disk for SimDisk {
         let mut guard = self.lock();
         let state = &mut *guard;
         let fails = state.take_sync_failure();
+        if fails && state.syncs_left == Some(0) {
+            return Err(io_error(dir, "sync directory", "power is failing"));
+        }
         state.dirs.insert(dir.to_owned());
         let changes = std::mem::take(&mut state.unsynced_names);
         let (covered, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.dir() == dir);
@@ -402,7 +414,12 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> Result<(), DiskError> {
         self.with(|state| {
             let fails = state.take_sync_failure();
+            let is_over = state.syncs_left == Some(0);
             let file = state.files.get_mut(&self.id).expect("open files are kept");
+            if fails && is_over {
+                // Power goes here: the writes are still on their way.
+                return Err(io_error(&self.path, "fdatasync", "power is failing"));
+            }
             let changes = std::mem::take(&mut file.unsynced);
             if fails {
                 return Err(io_error(&self.path, "fdatasync", "injected failure"));
