@@ -90,10 +90,12 @@ pub fn merged_scan(
     Ok(found)
 }
 
+type LayerRange<'a> = btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>;
+
 /// A place in one layer's range.
 enum LayerCursor<'a> {
-    Forward(Peekable<btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>>),
-    Back(Peekable<std::iter::Rev<btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>>>),
+    Forward(Peekable<LayerRange<'a>>),
+    Back(Peekable<std::iter::Rev<LayerRange<'a>>>),
 }
 
 impl<'a> LayerCursor<'a> {
