@@ -1,1 +1,18 @@
-//! (being built)
+//! Which stores hold which placement group: pure functions from a map and stores to changes.
+//!
+//! * [`view`] what the planner knows of a store, and its fair share;
+//! * [`choose`] the next member of one PG;
+//! * [`plan`] changes for creation, a failed store, a drained store, an emptier store.
+//!
+//! Decides nothing by itself: the leader proposes the changes, the state machine applies them.
+//! Invariants of every plan:
+//! 1. never two copies on one node;
+//! 2. never two copies in one zone while a zone without a copy has room;
+//! 3. a change replaces only what its cause names (minimal moves), and never the last complete copy;
+//! 4. no candidate, no change: the PG stays as it is.
+pub mod choose;
+pub mod plan;
+pub mod view;
+
+pub use plan::{plan_create, plan_drain, plan_failed, plan_rebalance};
+pub use view::{StoreRole, StoreView};
