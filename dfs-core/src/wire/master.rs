@@ -323,7 +323,8 @@ pub struct Heartbeat {
     pub free_bytes: u64,
     /// Bytes of objects held.
     pub used_bytes: u64,
-    /// Identifies the device, so that stores on one device share its free space.
+    /// Identifies the device, unique over machines (hash of boot id and device number), so that
+    /// stores on one device share its free space.
     pub device: u64,
     /// Durable: notes up to this log index have been applied here.
     pub cursor: LogIndex,

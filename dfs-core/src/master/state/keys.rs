@@ -1,0 +1,143 @@
+//! Keys of the tables that sessions, placement and notes use: prefixes `b'n'..=b'z'`.
+//!
+//! Numbers are big-endian, so that a scan meets them in order. FORMAT.
+use super::StateError;
+use crate::store::{Kv, KvRead};
+use crate::types::{ClientId, LogIndex, OpId, PgId, RaftId, StoreId, Time};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Notes for stores, by log index.
+pub const NOTE: u8 = b'n';
+/// Sessions.
+pub const SESSION: u8 = b'o';
+/// Results of decided ops.
+pub const RESULT: u8 = b'p';
+/// Client uuids that are refused for ever.
+pub const EXPIRED: u8 = b'q';
+/// Ops that will never be applied.
+pub const ABORTED: u8 = b'r';
+/// Stores.
+pub const STORE: u8 = b's';
+/// Placement groups.
+pub const PG: u8 = b't';
+/// Objects waiting for deletion, by time.
+pub const DELETE: u8 = b'u';
+/// Single rows.
+pub const META: u8 = b'v';
+/// Repair receipts.
+pub const RECEIPT: u8 = b'w';
+/// Raft ids.
+pub const VOTER: u8 = b'x';
+
+/// The applied index and what goes with it.
+pub const APPLIED: &[u8] = b"vapplied";
+/// The cluster's identity.
+pub const CLUSTER: &[u8] = b"vcluster";
+/// Notes up to here were trimmed.
+pub const TRIMMED: &[u8] = b"vtrimmed";
+/// Repair is paused.
+pub const PAUSED: &[u8] = b"vpaused";
+/// Length of the delete queue.
+pub const DELETES: &[u8] = b"vdeletes";
+
+/// Key of the `seq`th note of an entry.
+pub fn note(index: LogIndex, seq: u32) -> Vec<u8> {
+    let mut key = vec![NOTE];
+    key.extend(index.0.to_be_bytes());
+    key.extend(seq.to_be_bytes());
+    key
+}
+
+/// Log index in a note's key.
+pub fn note_index(key: &[u8]) -> LogIndex {
+    let bytes = key
+        .get(1..9)
+        .and_then(|b| b.try_into().ok())
+        .unwrap_or([0; 8]);
+    LogIndex(u64::from_be_bytes(bytes))
+}
+
+/// Key of a per-client row.
+pub fn client(table: u8, client: ClientId) -> Vec<u8> {
+    let mut key = vec![table];
+    key.extend(client.0.to_be_bytes());
+    key
+}
+
+/// Key of a per-op row.
+pub fn op(table: u8, op: OpId) -> Vec<u8> {
+    let mut key = client(table, op.client);
+    key.extend(op.seq.to_be_bytes());
+    key
+}
+
+/// Key of a store's row.
+pub fn store(store: StoreId) -> Vec<u8> {
+    let mut key = vec![STORE];
+    key.extend(store.0.to_be_bytes());
+    key
+}
+
+/// Key of a placement group's row.
+pub fn pg(pg: PgId) -> Vec<u8> {
+    let mut key = vec![PG];
+    key.extend(pg.0.to_be_bytes());
+    key
+}
+
+/// Key of a delete-queue entry; with `index` and `seq` zero, the first that is not before `at`.
+pub fn delete(at: Time, index: LogIndex, seq: u32) -> Vec<u8> {
+    let mut key = vec![DELETE];
+    key.extend(at.0.to_be_bytes());
+    key.extend(index.0.to_be_bytes());
+    key.extend(seq.to_be_bytes());
+    key
+}
+
+/// Key of a receipt.
+pub fn receipt(index: LogIndex) -> Vec<u8> {
+    let mut key = vec![RECEIPT];
+    key.extend(index.0.to_be_bytes());
+    key
+}
+
+/// Key of a Raft id's row.
+pub fn voter(id: RaftId) -> Vec<u8> {
+    let mut key = vec![VOTER];
+    key.extend(id.0.to_be_bytes());
+    key
+}
+
+/// Reads and decodes a row.
+pub fn get<T: DeserializeOwned, K: KvRead + ?Sized>(
+    kv: &K,
+    table: &'static str,
+    key: &[u8],
+) -> Result<Option<T>, StateError> {
+    match kv.get(key)? {
+        Some(value) => decode(table, key, &value).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Decodes a value.
+pub fn decode<T: DeserializeOwned>(
+    table: &'static str,
+    key: &[u8],
+    value: &[u8],
+) -> Result<T, StateError> {
+    postcard::from_bytes(value).map_err(|_e| StateError::Decode {
+        table,
+        key: hex(key),
+    })
+}
+
+/// Encodes and writes a row.
+pub fn put<T: Serialize, K: Kv + ?Sized>(kv: &mut K, key: Vec<u8>, value: &T) {
+    let value = postcard::to_stdvec(value).expect("our own types serialize into a vector");
+    kv.put(key, value);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
