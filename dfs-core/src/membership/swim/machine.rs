@@ -1,0 +1,641 @@
+//! The membership machine.
+//!
+//! It decides who is listed as what. It does not decide what follows from that.
+//!
+//! Steps:
+//! 1. *Join*: announce to given addresses and remembered peers, with backoff while alone; later
+//!    now and then to peers that are not listed as active, which heals partitions and restarts.
+//! 2. *Probe*: one member per period, directly, then through others (SWIM, section 3).
+//! 3. *Suspect*: no answer makes a suspicion, which is gossiped and told to the accused directly.
+//!    It objects by a higher number of foca's, told to everybody directly.
+//! 4. *Down*: nobody objected in time. The accuser tells everybody directly, gossip does the rest.
+//! 5. *Renew*: a node that hears of its own death takes the next incarnation and joins again.
+//! 6. *Leave*: the goodbye is told to everybody directly, in rounds; then the machine is silent.
+//!
+//! Invariants:
+//! 1. An incarnation is durable before any datagram carries it: the first one by the identity
+//!    file, later ones by [`MemberAction::PersistIncarnation`], which precedes the sends.
+//! 2. A stall of this process accuses nobody: the driver hands over all waiting datagrams before
+//!    it fires timers, and a timer that fires late moves all accusing timers by the lateness.
+//! 3. The same seed and events give the same actions.
+//!
+//! Assumed failures: crashes, pauses, lost, late, repeated and reordered datagrams, partitions,
+//! clock steps. Not lies: datagrams come from holders of the cluster key.
+//!
+//! Source: Das, Gupta, Motivala, "SWIM" (DSN 2002); Dadgar, Phillips, Currey, "Lifeguard" (2017).
+use super::codec::{GOODBYE, KIND_SWIM, KIND_URGENT, SwimCodec, SwimId, decode_urgent};
+use super::effects::{Alarm, Effects, SwimRng, Timers};
+use super::urgent::{Audience, Urgent};
+use crate::membership::config::{ConfigError, MembershipConfig};
+use crate::membership::identity::NodeIdentity;
+use crate::membership::list::{MemberChange, MemberList, MemberNotice, MemberState};
+use crate::membership::peers::{Peer, PeerBook};
+use crate::types::{Incarnation, NodeId, Time};
+use bytes::Bytes;
+use foca::{Foca, NoCustomBroadcast, PeriodicParams, State, Timer};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::time::Duration;
+
+/// Most addresses to join that are kept.
+const CONTACTS_MAX: usize = 64;
+/// Most announcements of one attempt while alone.
+const ANNOUNCE_ALONE: usize = 8;
+/// Contacts to absent peers at a time while not alone.
+const ANNOUNCE_ABSENT: usize = 2;
+/// How often a stall may move one timer; then it fires after all.
+const DEFERRALS_MAX: u8 = 3;
+/// Least distance between writes of the known peers.
+const PEERS_WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Names one timer; never reused within a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimerToken(pub u64);
+
+/// What happens to the machine.
+#[derive(Debug, Clone)]
+pub enum MemberEvent {
+    /// First event: begin to join whoever is remembered.
+    Start,
+    /// An authenticated datagram's payload.
+    Datagram {
+        /// Where it came from (for reports only; a member's address is what it says of itself).
+        from: SocketAddr,
+        /// The payload.
+        bytes: Bytes,
+    },
+    /// A timer set by [`MemberAction::SetTimer`] fired. All waiting datagrams came before it.
+    Timer(TimerToken),
+    /// Contact these addresses.
+    Join {
+        /// Datagram addresses of members.
+        addrs: Vec<SocketAddr>,
+    },
+    /// Say goodbye and stop.
+    Leave,
+}
+
+/// What the driver does, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberAction {
+    /// Make this incarnation durable before performing any later action.
+    PersistIncarnation(Incarnation),
+    /// Remember these peers on disk; lazily, the newest list wins.
+    PersistPeers(Vec<Peer>),
+    /// Send a payload (sealed by the driver).
+    Send {
+        /// Target.
+        to: SocketAddr,
+        /// Payload.
+        bytes: Vec<u8>,
+    },
+    /// Fire [`MemberEvent::Timer`] with `token` after `after`.
+    SetTimer {
+        /// The token.
+        token: TimerToken,
+        /// From now.
+        after: Duration,
+    },
+    /// The list changed.
+    Notify(MemberNotice),
+    /// The goodbye is said: the driver may stop.
+    Departed,
+}
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MembershipStats {
+    /// Payloads that were malformed or not for this run.
+    pub rejected: u64,
+    /// Stalls of this process that deferred accusations.
+    pub stalls: u64,
+    /// Times this node was declared dead and came back.
+    pub renewals: u64,
+}
+
+type Swim = Foca<SwimId, SwimCodec, SwimRng, NoCustomBroadcast>;
+
+/// The membership machine. See the [module docs](self).
+pub struct Membership {
+    cfg: MembershipConfig,
+    me: NodeIdentity,
+    swim: Swim,
+    timers: Timers,
+    list: MemberList,
+    peers: PeerBook,
+    contacts: BTreeSet<SocketAddr>,
+    rng: ChaCha8Rng,
+    urgent: Urgent,
+    urgent_timer: Option<u64>,
+    join_timer: Option<u64>,
+    join_delay: Duration,
+    join_cursor: usize,
+    peers_timer: Option<u64>,
+    peers_dirty: bool,
+    peers_written: Option<Time>,
+    connected: bool,
+    own_number: u16,
+    leaving: bool,
+    stats: MembershipStats,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut d = f.debug_struct("Membership");
+        d.field("me", &self.me).field("list", &self.list).finish()
+    }
+}
+
+impl Membership {
+    /// A machine for `me`, whose incarnation is durable already. `peers` is what an earlier run
+    /// remembered; `seed` decides every random choice.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn new(
+        cfg: MembershipConfig,
+        me: NodeIdentity,
+        peers: PeerBook,
+        seed: u64,
+        now: Time,
+    ) -> Result<Self, ConfigError> {
+        cfg.validate()?;
+        let rng = |stream| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(stream);
+            rng
+        };
+        let codec = SwimCodec { me: me.id };
+        let swim = Foca::new(
+            SwimId(me.clone()),
+            swim_config(&cfg),
+            SwimRng(rng(1)),
+            codec,
+        );
+        let mut list = MemberList::new(cfg.log_max, cfg.keep_down_max);
+        list.set_self(now, &me, MemberState::Alive);
+        Ok(Self {
+            swim,
+            timers: Timers::default(),
+            list,
+            peers,
+            contacts: BTreeSet::new(),
+            rng: rng(2),
+            urgent: Urgent::default(),
+            urgent_timer: None,
+            join_timer: None,
+            join_delay: cfg.rejoin_min,
+            join_cursor: 0,
+            peers_timer: None,
+            peers_dirty: false,
+            peers_written: None,
+            connected: false,
+            own_number: 0,
+            leaving: false,
+            stats: MembershipStats::default(),
+            me,
+            cfg,
+        })
+    }
+
+    /// This node, in its current incarnation.
+    #[must_use]
+    pub fn identity(&self) -> &NodeIdentity {
+        &self.me
+    }
+
+    /// The member list, this node included, and its log.
+    #[must_use]
+    pub fn list(&self) -> &MemberList {
+        &self.list
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> MembershipStats {
+        self.stats
+    }
+
+    /// Handles one event; appends what the driver does, in order.
+    pub fn handle(&mut self, now: Time, event: MemberEvent, out: &mut Vec<MemberAction>) {
+        match event {
+            MemberEvent::Start => self.join_soon(now, out),
+            MemberEvent::Datagram { bytes, .. } => self.on_datagram(now, &bytes, out),
+            MemberEvent::Timer(token) => self.on_timer(now, token, out),
+            MemberEvent::Join { addrs } => {
+                let room = CONTACTS_MAX.saturating_sub(self.contacts.len());
+                self.contacts.extend(addrs.into_iter().take(room));
+                self.join_soon(now, out);
+            }
+            MemberEvent::Leave => self.on_leave(now, out),
+        }
+        assert!(
+            self.swim.identity().0.incarnation == self.me.incarnation,
+            "every renewal was seen and persisted"
+        );
+    }
+
+    fn on_datagram(&mut self, now: Time, payload: &[u8], out: &mut Vec<MemberAction>) {
+        if self.leaving {
+            return;
+        }
+        match payload.split_first() {
+            Some((&KIND_SWIM, packet)) => {
+                self.call(now, false, out, |swim, fx| swim.handle_data(packet, fx));
+            }
+            Some((&KIND_URGENT, body)) => match decode_urgent(body) {
+                Ok(updates) => self.on_urgent(now, updates, out),
+                Err(_) => self.stats.rejected += 1,
+            },
+            _ => self.stats.rejected += 1,
+        }
+    }
+
+    fn on_urgent(
+        &mut self,
+        now: Time,
+        updates: Vec<foca::Member<SwimId>>,
+        out: &mut Vec<MemberAction>,
+    ) {
+        let goodbyes: Vec<NodeIdentity> = updates
+            .iter()
+            .filter(|u| u.incarnation() == GOODBYE && u.id().0.id != self.me.id)
+            .map(|u| u.id().0.clone())
+            .collect();
+        self.call(now, false, out, |swim, fx| {
+            swim.apply_many(updates.into_iter(), true, fx)
+        });
+        // To foca a dead run is dead; that it had said goodbye may be heard later than its death.
+        for id in goodbyes {
+            if self.list.get(id.id).is_some_and(|m| !m.state.is_active()) {
+                let notice = self.list.set(now, &id, MemberState::Left);
+                out.extend(notice.map(MemberAction::Notify));
+            }
+        }
+    }
+
+    fn on_timer(&mut self, now: Time, TimerToken(token): TimerToken, out: &mut Vec<MemberAction>) {
+        let Some(due) = self.timers.armed.get(&token).map(|t| t.due) else {
+            return;
+        };
+        let late = now.since(due);
+        if late > self.cfg.probe_rtt {
+            self.stats.stalls += 1;
+            self.timers
+                .defer(late + self.cfg.probe_rtt * 2, DEFERRALS_MAX);
+        }
+        let Some(timer) = self.timers.armed.get(&token) else {
+            return;
+        };
+        if now < timer.due {
+            let after = timer.due.since(now);
+            out.push(MemberAction::SetTimer {
+                token: TimerToken(token),
+                after,
+            });
+            return;
+        }
+        let Some(timer) = self.timers.armed.remove(&token) else {
+            return;
+        };
+        match timer.alarm {
+            Alarm::Urgent => {
+                self.urgent_timer = None;
+                self.urgent_round(now, out);
+            }
+            _ if self.leaving => {}
+            Alarm::Swim(event) => self.on_swim_timer(now, event, out),
+            Alarm::Join => {
+                self.join_timer = None;
+                self.on_join(now, out);
+            }
+            Alarm::Peers => {
+                self.peers_timer = None;
+                self.save_peers(now, out);
+            }
+        }
+    }
+
+    fn on_swim_timer(&mut self, now: Time, event: Timer<SwimId>, out: &mut Vec<MemberAction>) {
+        let accuses = matches!(
+            event,
+            Timer::ProbeRandomMember(_) | Timer::ChangeSuspectToDown { .. }
+        );
+        let forgotten = match &event {
+            Timer::RemoveDown(id) => Some(id.0.id),
+            _ => None,
+        };
+        self.call(now, accuses, out, |swim, fx| swim.handle_timer(event, fx));
+        if let Some(id) = forgotten
+            && !self.swim.iter_membership_state().any(|m| m.id().0.id == id)
+            && id != self.me.id
+        {
+            self.list.forget(id);
+        }
+    }
+
+    /// One call of foca, and everything that follows from it. `accuses`: what becomes suspected or
+    /// down in it does so by this node's own judgement, so that it is the one to tell.
+    fn call(
+        &mut self,
+        now: Time,
+        accuses: bool,
+        out: &mut Vec<MemberAction>,
+        call: impl FnOnce(&mut Swim, &mut Effects) -> Result<(), foca::Error>,
+    ) {
+        let mut fx = Effects::default();
+        if call(&mut self.swim, &mut fx).is_err() {
+            self.stats.rejected += 1;
+        }
+        if let Some(connected) = fx.connected {
+            self.connected = connected;
+        }
+        let renewed = fx.rejoined.is_some();
+        if let Some(incarnation) = fx.rejoined {
+            self.on_renewed(now, incarnation, out);
+        }
+        for (to, bytes) in fx.sends {
+            out.push(MemberAction::Send { to, bytes });
+        }
+        for (event, after) in fx.timers {
+            self.arm(now, after, Alarm::Swim(event), out);
+        }
+        let objected = fx.own_incarnation.is_some_and(|n| n > self.own_number);
+        if let Some(number) = fx.own_incarnation {
+            self.own_number = number;
+        }
+        if renewed || objected {
+            let alive = foca::Member::new(SwimId(self.me.clone()), self.own_number, State::Alive);
+            self.tell(now, alive, Audience::All, out);
+        }
+        self.sync(now, accuses, out);
+        if renewed || fx.connected == Some(false) {
+            self.join_soon(now, out);
+        }
+    }
+
+    fn on_renewed(&mut self, now: Time, incarnation: Incarnation, out: &mut Vec<MemberAction>) {
+        let previous = self.me.incarnation;
+        self.me.incarnation = incarnation;
+        self.own_number = 0;
+        self.stats.renewals += 1;
+        out.push(MemberAction::PersistIncarnation(incarnation));
+        self.list.set_self(now, &self.me, MemberState::Alive);
+        let notice = MemberNotice {
+            at: now,
+            node: self.me.id,
+            incarnation,
+            what: MemberChange::Renewed { previous },
+        };
+        self.list.record(notice);
+        out.push(MemberAction::Notify(notice));
+    }
+
+    /// Takes over what foca believes into the list, and acts on what changed.
+    fn sync(&mut self, now: Time, accuses: bool, out: &mut Vec<MemberAction>) {
+        let mut changes = Vec::new();
+        for m in self.swim.iter_membership_state() {
+            let id = &m.id().0;
+            let state = match m.state() {
+                State::Alive => MemberState::Alive,
+                State::Suspect => MemberState::Suspect,
+                State::Down if m.incarnation() == GOODBYE => MemberState::Left,
+                State::Down => MemberState::Down,
+            };
+            // Older runs of this node are no members.
+            if id.id != self.me.id
+                && let Some(notice) = self.list.set(now, id, state)
+            {
+                changes.push((notice, m.clone()));
+            }
+        }
+        let mut spread = false;
+        for (notice, update) in changes {
+            out.push(MemberAction::Notify(notice));
+            self.urgent.cancel(notice.node);
+            match notice.what {
+                MemberChange::Joined | MemberChange::Restarted { .. } => {
+                    self.remember(now, &update.id().0, out);
+                }
+                MemberChange::Suspected if accuses => {
+                    let to = Audience::One(update.id().0.gossip);
+                    self.tell(now, update, to, out);
+                }
+                MemberChange::Failed if accuses => self.tell(now, update, Audience::All, out),
+                MemberChange::Failed | MemberChange::Left => spread = true,
+                MemberChange::Suspected
+                | MemberChange::Recovered
+                | MemberChange::Renewed { .. } => {}
+            }
+        }
+        while let Some(row) = self.list.take_excess() {
+            let id = SwimId::bare(row.id, row.incarnation, row.gossip);
+            self.call(now, false, out, |swim, fx| {
+                swim.handle_timer(Timer::RemoveDown(id), fx)
+            });
+        }
+        if spread {
+            self.call(now, false, out, |swim, fx| swim.gossip(fx));
+        }
+    }
+
+    fn tell(
+        &mut self,
+        now: Time,
+        update: foca::Member<SwimId>,
+        audience: Audience,
+        out: &mut Vec<MemberAction>,
+    ) {
+        self.urgent.add(update, audience, self.cfg.eager_rounds);
+        if let Some(token) = self.urgent_timer.take() {
+            self.timers.armed.remove(&token);
+        }
+        self.urgent_round(now, out);
+    }
+
+    fn urgent_round(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        let mut everybody: Vec<SocketAddr> =
+            self.swim.iter_members().map(|m| m.id().0.gossip).collect();
+        everybody.sort_unstable();
+        let skip = everybody.len().saturating_sub(self.cfg.eager_targets_max);
+        if skip > 0 {
+            let at = self.pick(everybody.len());
+            everybody.rotate_left(at);
+            everybody.truncate(self.cfg.eager_targets_max);
+        }
+        for (to, bytes) in self.urgent.round(&everybody) {
+            out.push(MemberAction::Send { to, bytes });
+        }
+        if !self.urgent.is_empty() {
+            let token = self.arm(now, self.cfg.eager_interval, Alarm::Urgent, out);
+            self.urgent_timer = Some(token);
+        } else if self.leaving {
+            out.push(MemberAction::Departed);
+        }
+    }
+
+    fn on_leave(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        if self.leaving {
+            return;
+        }
+        self.leaving = true;
+        self.list.set_self(now, &self.me, MemberState::Left);
+        if self.peers_dirty {
+            self.save_peers(now, out);
+        }
+        self.urgent.clear();
+        let goodbye = foca::Member::new(SwimId(self.me.clone()), GOODBYE, State::Down);
+        if self.swim.num_members() == 0 {
+            out.push(MemberAction::Departed);
+        } else {
+            self.tell(now, goodbye, Audience::All, out);
+        }
+    }
+
+    fn join_soon(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        if let Some(token) = self.join_timer.take() {
+            self.timers.armed.remove(&token);
+        }
+        self.join_delay = self.cfg.rejoin_min;
+        self.on_join(now, out);
+    }
+
+    fn on_join(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        if self.leaving {
+            return;
+        }
+        let alone = !self.connected || self.swim.num_members() == 0;
+        let (targets, at_once) = if alone {
+            (self.everyone_known(), ANNOUNCE_ALONE)
+        } else {
+            (self.everyone_absent(), ANNOUNCE_ABSENT)
+        };
+        for i in 0..at_once.min(targets.len()) {
+            let to = targets[(self.join_cursor + i) % targets.len()];
+            self.call_quietly(out, |swim, fx| swim.announce(SwimId::anyone_at(to), fx));
+        }
+        self.join_cursor = self.join_cursor.wrapping_add(at_once);
+        let base = if alone {
+            let delay = self.join_delay;
+            self.join_delay = (delay * 2).min(self.cfg.rejoin_max);
+            delay
+        } else {
+            self.join_delay = self.cfg.rejoin_min;
+            self.cfg.rejoin_max
+        };
+        let jitter = base / 256 * u32::from(self.rng.next_u32() as u8) / 4;
+        let token = self.arm(now, base + jitter, Alarm::Join, out);
+        self.join_timer = Some(token);
+    }
+
+    /// Addresses of everybody that was ever known, but this node.
+    fn everyone_known(&self) -> Vec<SocketAddr> {
+        let mut all = self.contacts.clone();
+        all.extend(self.peers.iter().map(|p| p.gossip));
+        all.extend(self.swim.iter_members().map(|m| m.id().0.gossip));
+        all.remove(&self.me.gossip);
+        all.into_iter().collect()
+    }
+
+    /// Addresses of known peers that are not active members.
+    fn everyone_absent(&self) -> Vec<SocketAddr> {
+        let mut absent = self.contacts.clone();
+        absent.extend(self.peers.iter().map(|p| p.gossip));
+        for m in self.swim.iter_members() {
+            absent.remove(&m.id().0.gossip);
+        }
+        absent.remove(&self.me.gossip);
+        absent.into_iter().collect()
+    }
+
+    /// A call of foca that only sends.
+    fn call_quietly(
+        &mut self,
+        out: &mut Vec<MemberAction>,
+        call: impl FnOnce(&mut Swim, &mut Effects) -> Result<(), foca::Error>,
+    ) {
+        let mut fx = Effects::default();
+        if call(&mut self.swim, &mut fx).is_err() {
+            self.stats.rejected += 1;
+        }
+        for (to, bytes) in fx.sends {
+            out.push(MemberAction::Send { to, bytes });
+        }
+    }
+
+    fn remember(&mut self, now: Time, id: &NodeIdentity, out: &mut Vec<MemberAction>) {
+        let peer = Peer {
+            id: id.id,
+            gossip: id.gossip,
+            tcp: id.tcp,
+        };
+        if !self.peers.saw(peer) {
+            return;
+        }
+        self.peers_dirty = true;
+        if self.peers_timer.is_none() {
+            let earliest = self.peers_written.map(|t| t + PEERS_WRITE_EVERY);
+            let after = earliest.map_or(Duration::ZERO, |t| t.since(now));
+            let token = self.arm(now, after, Alarm::Peers, out);
+            self.peers_timer = Some(token);
+        }
+    }
+
+    fn save_peers(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        self.peers_dirty = false;
+        self.peers_written = Some(now);
+        out.push(MemberAction::PersistPeers(self.peers.list()));
+    }
+
+    fn arm(
+        &mut self,
+        now: Time,
+        after: Duration,
+        alarm: Alarm,
+        out: &mut Vec<MemberAction>,
+    ) -> u64 {
+        let token = self.timers.arm(now + after, alarm);
+        out.push(MemberAction::SetTimer {
+            token: TimerToken(token),
+            after,
+        });
+        token
+    }
+
+    fn pick(&mut self, below: usize) -> usize {
+        usize::try_from(self.rng.next_u32()).unwrap_or(0) % below.max(1)
+    }
+
+    /// True if `id` is an active member or this node.
+    #[must_use]
+    pub fn is_active(&self, id: NodeId) -> bool {
+        self.list.get(id).is_some_and(|m| m.state.is_active())
+    }
+}
+
+fn swim_config(cfg: &MembershipConfig) -> foca::Config {
+    let fanout = NonZeroUsize::new(cfg.fanout).unwrap_or(NonZeroUsize::MIN);
+    foca::Config {
+        probe_period: cfg.probe_period,
+        probe_rtt: cfg.probe_rtt,
+        num_indirect_probes: fanout,
+        max_transmissions: NonZeroU8::new(cfg.transmissions).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: cfg.suspect_for,
+        remove_down_after: Some(cfg.keep_down),
+        max_packet_size: NonZeroUsize::new(cfg.packet_max).unwrap_or(NonZeroUsize::MIN),
+        notify_down_members: true,
+        periodic_announce: Some(PeriodicParams {
+            frequency: Duration::from_secs(5),
+            num_members: NonZeroUsize::MIN,
+        }),
+        // The machine contacts every absent peer itself.
+        periodic_announce_to_down_members: None,
+        periodic_gossip: Some(PeriodicParams {
+            frequency: cfg.probe_period,
+            num_members: fanout,
+        }),
+    }
+}
