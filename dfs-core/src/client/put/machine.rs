@@ -1,0 +1,684 @@
+//! The state machine of one put.
+use super::types::{
+    PutAction, PutChange, PutConfig, PutDone, PutError, PutEvent, PutObject, PutSpec,
+};
+use super::unit::{Content, Member, Pause, Unit};
+use crate::types::{ChunkNo, Epoch, LogIndex, ObjectId, OpId, PgMap, StoreId, Time};
+use crate::wire::replica::{MarkRequest, PrepareObject};
+use crate::wire::{
+    Change, Commit, ErrorClass, ErrorCode, MutationOk, PutExtent, ReplicaRequest, WireError,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Diagram in the [module docs](super).
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Preparing,
+    /// One commit is unanswered.
+    Committing,
+    /// The commit is to be sent again at this time.
+    CommitAgain(Time),
+    /// X is being disowned; `Some` while waiting to ask again.
+    Abandoning(PutError, Option<Time>),
+    /// Disowned, but an unanswered commit may have come first; `Some` while waiting to ask again.
+    Settling(PutError, Option<Time>),
+    Done,
+}
+
+/// A PREPARE under way: to whom, and which units under which epochs.
+#[derive(Debug)]
+struct Message {
+    to: StoreId,
+    units: Vec<(usize, Epoch)>,
+}
+
+/// The state machine of one put. See the [module docs](super).
+#[derive(Debug)]
+pub struct PutMachine {
+    config: PutConfig,
+    spec: PutSpec,
+    map: Arc<PgMap>,
+    /// Unit 0 is the mark.
+    units: Vec<Unit>,
+    by_chunk: BTreeMap<ChunkNo, usize>,
+    stored_told: BTreeSet<u32>,
+    messages: BTreeMap<u64, Message>,
+    contacted: BTreeSet<StoreId>,
+    next_token: u64,
+    state: State,
+    expires_at: Time,
+    /// A map was asked for and has not come.
+    refreshing: bool,
+    /// When to ask for a map (again).
+    refresh_at: Option<Time>,
+    /// A commit was refused with `WrongEpoch`: only a map beyond this version can help.
+    refused_at: Option<LogIndex>,
+    /// Some commit may have been applied without our hearing of it.
+    commit_unknown: bool,
+    commit: Option<Commit>,
+    tries: u32,
+    last_error: String,
+}
+
+impl PutMachine {
+    /// Starts a put at `now` under `map`, appending the first actions to `out`.
+    pub fn start(
+        now: Time,
+        config: PutConfig,
+        mut spec: PutSpec,
+        map: Arc<PgMap>,
+        out: &mut Vec<PutAction>,
+    ) -> Self {
+        let objects = std::mem::take(&mut spec.objects);
+        let (home, _) = map.of_chunk(spec.ino, ChunkNo::HOME);
+        let mut put = Self {
+            expires_at: now + config.deadline,
+            config,
+            spec,
+            map,
+            units: vec![Unit::new(Content::Mark, home)],
+            by_chunk: BTreeMap::new(),
+            stored_told: BTreeSet::new(),
+            messages: BTreeMap::new(),
+            contacted: BTreeSet::new(),
+            next_token: 1,
+            state: State::Preparing,
+            refreshing: false,
+            refresh_at: None,
+            refused_at: None,
+            commit_unknown: false,
+            commit: None,
+            tries: 0,
+            last_error: String::new(),
+        };
+        for object in objects {
+            put.add_object(object);
+        }
+        put.adopt_map(now);
+        put.advance(now, out);
+        put
+    }
+
+    /// X.
+    #[must_use]
+    pub fn op(&self) -> OpId {
+        self.spec.op
+    }
+
+    /// Stores known to hold object `index`, for fetching bytes that were let go.
+    #[must_use]
+    pub fn holders(&self, index: u32) -> Vec<StoreId> {
+        let holds =
+            |u: &&Unit| matches!(&u.content, Content::Chunk(_, list) if list.contains(&index));
+        let unit = self.units.iter().find(holds);
+        unit.map(|u| u.held.iter().copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// Applies one event at `now`, appending the resulting actions to `out`.
+    pub fn handle(&mut self, now: Time, event: PutEvent, out: &mut Vec<PutAction>) {
+        if self.state == State::Done {
+            return; // Late answers of the slowest members.
+        }
+        match event {
+            PutEvent::Prepared { token, result } => self.on_prepared(now, token, result),
+            PutEvent::Map(map) => self.on_map(now, map),
+            PutEvent::Committed(result) => self.on_committed(now, result, out),
+            PutEvent::Abandoned(result) => self.on_abandoned(now, result, out),
+            PutEvent::Object(object) => {
+                assert!(self.spec.more, "objects are added before Complete only");
+                self.add_object(object);
+                self.adopt_map(now);
+                self.expires_at = now + self.config.deadline;
+            }
+            PutEvent::Complete { size } => {
+                self.spec.more = false;
+                if let PutChange::Replace { size: s } = &mut self.spec.change {
+                    *s = size;
+                }
+                self.expires_at = now + self.config.deadline;
+            }
+            PutEvent::Cancel if self.state == State::Preparing => {
+                self.abandon(PutError::Cancelled, out);
+            }
+            PutEvent::SessionLost => {
+                let unknown = self.commit_unknown || self.state == State::Committing;
+                self.finish(Err(PutError::SessionLost { unknown }), out);
+            }
+            PutEvent::Cancel | PutEvent::Tick => {}
+        }
+        self.advance(now, out);
+        self.check_invariants();
+    }
+
+    fn w(&self) -> usize {
+        usize::from(self.map.quorum.w)
+    }
+
+    fn add_object(&mut self, object: PutObject) {
+        let index = u32::try_from(self.spec.objects.len()).unwrap_or(u32::MAX);
+        let (pg, _) = self.map.of_chunk(self.spec.ino, object.chunk);
+        // A chunk whose unit was sent already gets a second unit, so that acks stay per message.
+        let open = self
+            .by_chunk
+            .get(&object.chunk)
+            .copied()
+            .filter(|&u| !self.was_sent(u));
+        let at = open.unwrap_or_else(|| {
+            self.units
+                .push(Unit::new(Content::Chunk(object.chunk, Vec::new()), pg));
+            self.units.len() - 1
+        });
+        self.by_chunk.insert(object.chunk, at);
+        let unit = &mut self.units[at];
+        unit.bytes = unit.bytes.saturating_add(object.sum.len);
+        if let Content::Chunk(_, list) = &mut unit.content {
+            list.push(index);
+        }
+        self.spec.objects.push(object);
+    }
+
+    fn was_sent(&self, unit: usize) -> bool {
+        let idle = |m: &Member| matches!(m, Member::Idle(_));
+        let u = &self.units[unit];
+        !u.held.is_empty() || u.members.values().any(|m| !idle(m))
+    }
+
+    /// Applies the map to every unit.
+    fn adopt_map(&mut self, now: Time) {
+        for unit in &mut self.units {
+            if let Some(info) = self.map.pgs.get(usize::from(unit.pg.0)) {
+                unit.adopt(info, now);
+            }
+        }
+    }
+
+    fn on_map(&mut self, now: Time, map: Arc<PgMap>) {
+        self.refreshing = false;
+        if map.version > self.map.version && map.pgs.len() == self.map.pgs.len() {
+            self.map = map;
+            if self.refused_at.is_some_and(|v| self.map.version > v) {
+                self.refused_at = None;
+            }
+        }
+        // An unanswered commit carries the acks of the old epochs: it is decided first.
+        if self.state == State::Preparing {
+            self.adopt_map(now);
+        }
+    }
+
+    fn on_prepared(&mut self, now: Time, token: u64, result: Result<StoreId, WireError>) {
+        let Some(message) = self.messages.remove(&token) else {
+            return;
+        };
+        let to = message.to;
+        let result = match result {
+            Ok(store) if store != to => Err(WireError::new(
+                ErrorCode::BadRequest,
+                "another store answered",
+            )),
+            other => other,
+        };
+        let pause = Pause {
+            min: self.config.retry_min,
+            max: self.config.retry_max,
+        };
+        let mut behind = false;
+        for (at, epoch) in message.units {
+            let unit = &mut self.units[at];
+            match &result {
+                Ok(_) => unit.ack(to, epoch),
+                Err(e) => {
+                    behind |= e.code == ErrorCode::WrongEpoch && epoch == unit.epoch;
+                    unit.fail(to, token, e.code, now, &pause);
+                }
+            }
+        }
+        if let Err(e) = result {
+            self.last_error = e.to_string();
+            if behind {
+                self.refresh_at = Some(now);
+            } else if !matches!(e.code, ErrorCode::NoSpace | ErrorCode::NotFound) {
+                // A member that does not answer may have been replaced meanwhile.
+                self.refresh_at.get_or_insert(now + self.config.retry_max);
+            }
+        }
+    }
+
+    fn on_committed(
+        &mut self,
+        now: Time,
+        result: Result<MutationOk, WireError>,
+        out: &mut Vec<PutAction>,
+    ) {
+        match (self.state.clone(), result) {
+            (
+                State::Committing | State::Settling(..),
+                Ok(MutationOk::Committed {
+                    attr,
+                    revision,
+                    offset,
+                }),
+            ) => {
+                self.finish(
+                    Ok(PutDone {
+                        attr,
+                        revision,
+                        offset,
+                    }),
+                    out,
+                );
+            }
+            (State::Committing, Ok(_)) => {
+                let e = WireError::new(
+                    ErrorCode::Internal,
+                    "a commit was answered with something else",
+                );
+                self.commit_unknown = true;
+                self.abandon(PutError::Refused(e), out);
+            }
+            (State::Committing, Err(e)) => self.on_commit_error(now, e, out),
+            (State::Settling(why, _), Ok(_)) => self.give_up(why, out),
+            (State::Settling(why, _), Err(e)) => match (e.code, e.code.class()) {
+                (ErrorCode::SessionExpired, _) => {
+                    self.finish(Err(PutError::SessionLost { unknown: true }), out);
+                }
+                // Refused in any way, after it was disowned: it never was and never will be.
+                (_, ErrorClass::Permanent) | (ErrorCode::WrongEpoch | ErrorCode::StaleLease, _) => {
+                    self.give_up(why, out);
+                }
+                _ => {
+                    let at = now + self.pause();
+                    self.state = State::Settling(why, Some(at));
+                }
+            },
+            // No commit is under way: an answer that the driver repeated.
+            _ => {}
+        }
+    }
+
+    fn on_commit_error(&mut self, now: Time, e: WireError, out: &mut Vec<PutAction>) {
+        match e.code {
+            ErrorCode::WrongEpoch => {
+                self.state = State::Preparing;
+                let moved = self.is_behind_map();
+                self.adopt_map(now);
+                if !moved {
+                    self.refused_at = Some(self.map.version);
+                    self.refresh_at = Some(now);
+                }
+            }
+            ErrorCode::StaleLease => self.abandon(PutError::StaleLease, out),
+            ErrorCode::SessionExpired => {
+                let unknown = self.commit_unknown;
+                self.finish(Err(PutError::SessionLost { unknown }), out);
+            }
+            ErrorCode::OpAborted | ErrorCode::OpTooOld => {
+                self.give_up(PutError::Aborted(e), out);
+            }
+            code => match code.class() {
+                ErrorClass::Permanent => self.abandon(PutError::Refused(e), out),
+                ErrorClass::Retry | ErrorClass::Redirect | ErrorClass::Unknown => {
+                    self.commit_unknown |= code.class() == ErrorClass::Unknown;
+                    if now >= self.expires_at {
+                        self.last_error = e.to_string();
+                        self.abandon(self.not_reached(), out);
+                    } else {
+                        self.state = State::CommitAgain(now + self.pause());
+                    }
+                }
+            },
+        }
+    }
+
+    /// The map moved on while a commit was under way: some acks are of an epoch that is over.
+    fn is_behind_map(&self) -> bool {
+        let info = |u: &Unit| self.map.pgs.get(usize::from(u.pg.0));
+        self.units
+            .iter()
+            .any(|u| info(u).is_some_and(|i| i.epoch != u.epoch))
+    }
+
+    fn on_abandoned(
+        &mut self,
+        now: Time,
+        result: Result<MutationOk, WireError>,
+        out: &mut Vec<PutAction>,
+    ) {
+        let State::Abandoning(why, None) = &self.state else {
+            return;
+        };
+        let why = why.clone();
+        match result {
+            Ok(MutationOk::Committed {
+                attr,
+                revision,
+                offset,
+            }) => {
+                self.finish(
+                    Ok(PutDone {
+                        attr,
+                        revision,
+                        offset,
+                    }),
+                    out,
+                );
+            }
+            Ok(_) => self.settle(why, out),
+            Err(e) if e.code == ErrorCode::SessionExpired => {
+                let unknown = self.commit_unknown;
+                self.finish(Err(PutError::SessionLost { unknown }), out);
+            }
+            // Decided already, one way or the other.
+            Err(e) if e.code.class() == ErrorClass::Permanent => self.settle(why, out),
+            Err(_) => {
+                let at = now + self.pause();
+                self.state = State::Abandoning(why, Some(at));
+            }
+        }
+    }
+
+    /// X is disowned. If a commit was left unanswered, its answer now is X's fate.
+    fn settle(&mut self, why: PutError, out: &mut Vec<PutAction>) {
+        match (&self.commit, self.commit_unknown) {
+            (Some(commit), true) => {
+                out.push(PutAction::Commit(commit.clone()));
+                self.state = State::Settling(why, None);
+            }
+            _ => self.give_up(why, out),
+        }
+    }
+
+    /// X is decided never to be applied.
+    fn give_up(&mut self, why: PutError, out: &mut Vec<PutAction>) {
+        for &to in &self.contacted {
+            let request = ReplicaRequest::Drop {
+                ops: vec![self.spec.op],
+                ino: self.spec.ino,
+            };
+            out.push(PutAction::Drop { to, request });
+        }
+        self.finish(Err(why), out);
+    }
+
+    fn abandon(&mut self, why: PutError, out: &mut Vec<PutAction>) {
+        self.tries = 0;
+        self.state = State::Abandoning(why, None);
+        out.push(PutAction::Abandon);
+    }
+
+    fn finish(&mut self, result: Result<PutDone, PutError>, out: &mut Vec<PutAction>) {
+        self.state = State::Done;
+        out.push(PutAction::Finish(result));
+    }
+
+    fn pause(&mut self) -> std::time::Duration {
+        let pause = Pause {
+            min: self.config.retry_min,
+            max: self.config.retry_max,
+        };
+        self.tries += 1;
+        pause.after(self.tries - 1)
+    }
+
+    fn not_reached(&self) -> PutError {
+        let w = self.w();
+        let worst = self
+            .units
+            .iter()
+            .min_by_key(|u| u.acks().len())
+            .expect("the mark is a unit");
+        PutError::QuorumNotReached {
+            needed: w,
+            members: worst.members.len(),
+            acked: worst.acks().len(),
+            last: self.last_error.clone(),
+        }
+    }
+
+    /// What follows from the state at `now`.
+    fn advance(&mut self, now: Time, out: &mut Vec<PutAction>) {
+        match self.state.clone() {
+            State::Preparing => self.advance_preparing(now, out),
+            State::CommitAgain(at) if now >= at => {
+                if let Some(commit) = self.commit.clone() {
+                    out.push(PutAction::Commit(commit));
+                }
+                self.state = State::Committing;
+            }
+            State::Abandoning(why, Some(at)) if now >= at => {
+                out.push(PutAction::Abandon);
+                self.state = State::Abandoning(why, None);
+            }
+            State::Settling(why, Some(at)) if now >= at => self.settle(why, out),
+            _ => {}
+        }
+        if let Some(at) = self.next_timer() {
+            out.push(PutAction::SetTimer { at });
+        }
+    }
+
+    fn advance_preparing(&mut self, now: Time, out: &mut Vec<PutAction>) {
+        let w = self.w();
+        if self.units.iter().any(|u| u.is_hopeless(w)) {
+            return self.abandon(PutError::NoSpace { needed: w }, out);
+        }
+        self.tell_stored(w, out);
+        let stored = self.units.iter().all(|u| u.serving && u.is_stored(w));
+        if stored && !self.spec.more && self.refused_at.is_none() {
+            let commit = self.make_commit();
+            self.commit = Some(commit.clone());
+            self.state = State::Committing;
+            out.push(PutAction::Commit(commit));
+            return;
+        }
+        if now >= self.expires_at && !(stored && self.spec.more) {
+            return self.abandon(self.not_reached(), out);
+        }
+        self.send(now, out);
+        if self.units.iter().any(|u| !u.serving) || self.refused_at.is_some() {
+            self.refresh_at.get_or_insert(now + self.config.retry_min);
+        }
+        if !self.refreshing && self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh_at = None;
+            self.refreshing = true;
+            out.push(PutAction::RefreshMap {
+                newer_than: self.map.version,
+            });
+        }
+    }
+
+    fn tell_stored(&mut self, w: usize, out: &mut Vec<PutAction>) {
+        for unit in self.units.iter().filter(|u| u.is_stored(w)) {
+            let Content::Chunk(_, list) = &unit.content else {
+                continue;
+            };
+            for &index in list {
+                if self.stored_told.insert(index) {
+                    out.push(PutAction::Stored { index });
+                }
+            }
+        }
+    }
+
+    /// Sends every unit that is due to every member it is due at, packed by store.
+    fn send(&mut self, now: Time, out: &mut Vec<PutAction>) {
+        let w = self.w();
+        let stores: BTreeSet<StoreId> = self
+            .units
+            .iter()
+            .flat_map(|u| u.members.keys().copied())
+            .collect();
+        for to in stores {
+            let mut batch = Vec::new();
+            let mut bytes = 0u32;
+            for at in 0..self.units.len() {
+                let unit = &self.units[at];
+                if !unit.wants(to, w, now) {
+                    continue;
+                }
+                let size = if unit.held.contains(&to) {
+                    0
+                } else {
+                    unit.bytes
+                };
+                if bytes > 0 && bytes.saturating_add(size) > self.config.message_max {
+                    let full = std::mem::take(&mut batch);
+                    self.send_batch(to, full, out);
+                    bytes = 0;
+                }
+                batch.push(at);
+                bytes = bytes.saturating_add(size);
+            }
+            if !batch.is_empty() {
+                self.send_batch(to, batch, out);
+            }
+        }
+    }
+
+    fn send_batch(&mut self, to: StoreId, batch: Vec<usize>, out: &mut Vec<PutAction>) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let (mut mark, mut objects, mut bytes_of) = (None, Vec::new(), Vec::new());
+        let mut units = Vec::new();
+        for at in batch {
+            let unit = &mut self.units[at];
+            units.push((at, unit.epoch));
+            unit.members.insert(to, Member::Sent(token));
+            let has_bytes = !unit.held.contains(&to);
+            let Content::Chunk(chunk, list) = &unit.content else {
+                mark = Some(MarkRequest {
+                    pg: unit.pg,
+                    epoch: unit.epoch,
+                });
+                continue;
+            };
+            for &index in list {
+                let object = &self.spec.objects[index as usize];
+                if has_bytes {
+                    bytes_of.push(index);
+                }
+                objects.push(PrepareObject {
+                    id: ObjectId {
+                        op: self.spec.op,
+                        index,
+                    },
+                    chunk: *chunk,
+                    pg: unit.pg,
+                    epoch: unit.epoch,
+                    len: object.sum.len,
+                    sums: object.sums.clone(),
+                    has_bytes,
+                });
+            }
+        }
+        self.contacted.insert(to);
+        self.messages.insert(token, Message { to, units });
+        let (op, ino) = (self.spec.op, self.spec.ino);
+        let request = ReplicaRequest::Prepare {
+            op,
+            ino,
+            mark,
+            objects,
+        };
+        out.push(PutAction::Prepare {
+            token,
+            to,
+            request,
+            bytes_of,
+        });
+    }
+
+    fn make_commit(&self) -> Commit {
+        let mut puts = Vec::with_capacity(self.spec.objects.len());
+        for unit in &self.units {
+            let Content::Chunk(chunk, list) = &unit.content else {
+                continue;
+            };
+            for &index in list {
+                let object = &self.spec.objects[index as usize];
+                puts.push(PutExtent {
+                    chunk: *chunk,
+                    start: object.start,
+                    len: object.sum.len,
+                    object: ObjectId {
+                        op: self.spec.op,
+                        index,
+                    },
+                    sum: object.sum,
+                    epoch: unit.epoch,
+                    acks: unit.acks(),
+                });
+            }
+        }
+        puts.sort_by_key(|p| (p.chunk, p.start));
+        let change = match self.spec.change {
+            PutChange::Write => Change::Write { puts },
+            PutChange::Append { at } => Change::Append { at, puts },
+            PutChange::Truncate { size } => Change::Truncate { size },
+            PutChange::Punch { offset, len } => Change::Punch { offset, len },
+            PutChange::Extend { size } => Change::Extend { size },
+            PutChange::Replace { size } => Change::Replace { puts, size },
+            PutChange::Restore {
+                from,
+                inode_version,
+            } => Change::Restore {
+                from,
+                inode_version,
+            },
+        };
+        Commit {
+            ino: self.spec.ino,
+            lease: self.spec.lease,
+            token: self.spec.token,
+            home_epoch: self.units[0].epoch,
+            mark_acks: self.units[0].acks(),
+            change,
+            mtime: self.spec.mtime,
+            kill_suid: self.spec.kill_suid,
+            base: self.spec.base,
+        }
+    }
+
+    fn next_timer(&self) -> Option<Time> {
+        match &self.state {
+            State::Preparing => {
+                let w = self.w();
+                let retry = self.units.iter().filter_map(|u| u.next_try(w)).min();
+                let refresh = self.refresh_at.filter(|_| !self.refreshing);
+                let idle = self.spec.more && self.units.iter().all(|u| u.is_stored(w));
+                let end = (!idle).then_some(self.expires_at);
+                [retry, refresh, end].into_iter().flatten().min()
+            }
+            State::CommitAgain(at) => Some(*at),
+            State::Abandoning(_, at) | State::Settling(_, at) => *at,
+            State::Committing | State::Done => None,
+        }
+    }
+
+    /// Panics if an invariant of the [module docs](super) does not hold.
+    fn check_invariants(&self) {
+        if self.state == State::Committing {
+            let w = self.w();
+            let commit = self
+                .commit
+                .as_ref()
+                .expect("invariant 1: a commit was made");
+            assert!(commit.mark_acks.len() >= w, "invariant 1: {commit:?}");
+            if let Change::Write { puts }
+            | Change::Append { puts, .. }
+            | Change::Replace { puts, .. } = &commit.change
+            {
+                assert!(
+                    puts.iter().all(|p| p.acks.len() >= w),
+                    "invariant 1: {commit:?}"
+                );
+                assert!(
+                    puts.len() == self.spec.objects.len(),
+                    "invariant 1: all objects"
+                );
+            }
+        }
+    }
+}
