@@ -27,6 +27,8 @@ pub enum NodeRequest {
     Raft {
         /// The sender's Raft id.
         from: RaftId,
+        /// Where the sender listens: a new learner knows no addresses yet.
+        addr: SocketAddr,
         /// Encoded message.
         message: Vec<u8>,
     },
