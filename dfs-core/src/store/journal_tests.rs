@@ -12,7 +12,9 @@ fn options() -> JournalOptions {
     }
 }
 
-fn open(disk: &SimDisk) -> Result<(Journal, Vec<(u64, Vec<u8>)>), JournalError> {
+type Records = Vec<(u64, Vec<u8>)>;
+
+fn open(disk: &SimDisk) -> Result<(Journal, Records), JournalError> {
     let mut seen = Vec::new();
     let disk = Arc::new(disk.clone());
     let journal = Journal::open(disk, options(), &mut |seq, payload| {

@@ -1,0 +1,237 @@
+//! What an [`ObjectStore`] answers: objects, listings, checks, space.
+//!
+//! Nothing here changes the store, but [`sweep`](ObjectStore::sweep), which removes files that no
+//! row names.
+use super::object_format::{
+    FAN_OUT, ObjectHeader, ObjectRow, Place, TABLE_BYTES, TABLE_OBJECT, key_object, object_dir,
+    object_key, object_path, parse_file_name,
+};
+use super::object_read::{ObjectRead, ReadPlan, Source};
+use super::object_store::ObjectStore;
+use super::store_error::StoreError;
+use super::{DiskError, DiskSpace, KvError, KvPair, KvRead, prefix_end};
+use crate::types::ObjectId;
+use bytes::Bytes;
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The object.
+    pub id: ObjectId,
+    /// Its header; `None` when its row is damaged.
+    pub header: Option<ObjectHeader>,
+}
+
+impl ObjectStore {
+    /// The row of an object; a damaged one counts as absent (its file becomes an orphan).
+    pub(super) fn row(&self, id: ObjectId) -> Result<Option<ObjectRow>, StoreError> {
+        match self.checked_row(id) {
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    pub(super) fn checked_row(&self, id: ObjectId) -> Result<Option<ObjectRow>, StoreError> {
+        let damaged = || StoreError::Corrupt {
+            id,
+            place: "tables".to_owned(),
+        };
+        match self.kv.get(&object_key(TABLE_OBJECT, id)) {
+            Ok(None) => Ok(None),
+            Ok(Some(row)) => ObjectRow::decode(&row).map(Some).ok_or_else(damaged),
+            Err(KvError::Damaged { .. }) => Err(damaged()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Plans a read of `len` bytes at `offset`, widened to whole blocks. The plan does the I/O, on
+    /// whatever thread runs it; a delete in between does not disturb it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Corrupt`] when the row is damaged or its file gone.
+    pub fn plan_read(&self, id: ObjectId, offset: u32, len: u32) -> Result<ReadPlan, StoreError> {
+        let row = self.checked_row(id)?.ok_or(StoreError::NotFound { id })?;
+        let source = match (row.place, self.in_flight.get(&id)) {
+            (Place::File(_), Some((_, bytes))) => Source::Memory(bytes.clone()),
+            (Place::File(generation), None) => {
+                let path = object_path(id, generation);
+                match self.disk.open(&path, false) {
+                    Ok(file) => Source::File { file, path },
+                    Err(DiskError::NotFound { path: place }) => {
+                        return Err(StoreError::Corrupt { id, place });
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            (Place::Table, _) => match self.kv.get(&object_key(TABLE_BYTES, id)) {
+                Ok(bytes) => Source::Memory(bytes.unwrap_or_default().into()),
+                Err(KvError::Damaged { .. }) => Source::Memory(Bytes::new()),
+                Err(e) => return Err(e.into()),
+            },
+        };
+        Ok(ReadPlan::new(row.header, source, offset, len))
+    }
+
+    /// Reads and verifies whole blocks around `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// Those of [`plan_read`](Self::plan_read) and [`ReadPlan::run`].
+    pub fn read_object(
+        &self,
+        id: ObjectId,
+        offset: u32,
+        len: u32,
+    ) -> Result<ObjectRead, StoreError> {
+        self.plan_read(id, offset, len)?.run()
+    }
+
+    /// What is known of an object besides its bytes; `None` if it is not here.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when its row is damaged.
+    pub fn object_header(&self, id: ObjectId) -> Result<Option<ObjectHeader>, StoreError> {
+        Ok(self.checked_row(id)?.map(|row| row.header))
+    }
+
+    /// True if the object is here with a readable row.
+    ///
+    /// # Errors
+    /// Reading the tables.
+    pub fn has_object(&self, id: ObjectId) -> Result<bool, StoreError> {
+        Ok(self.row(id)?.is_some())
+    }
+
+    /// Objects after `after` in the order of their ids, at most `limit`. May return fewer in the
+    /// middle of the list; only an empty answer ends it.
+    ///
+    /// # Errors
+    /// Reading the tables; a damaged row is listed without its header.
+    pub fn list_objects(
+        &self,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut from = after.map_or(vec![TABLE_OBJECT], |id| object_key(TABLE_OBJECT, id));
+        if after.is_some() {
+            from.push(0);
+        }
+        let to = prefix_end(&[TABLE_OBJECT]);
+        let listed = |(key, row): KvPair| {
+            Some(Listed {
+                id: key_object(&key)?,
+                header: ObjectRow::decode(&row).map(|row| row.header),
+            })
+        };
+        match self.kv.scan(&from, &to, limit) {
+            Ok(rows) => Ok(rows.into_iter().filter_map(listed).collect()),
+            Err(KvError::Damaged { key }) => {
+                let Some(bad) = parse_hex(&key) else {
+                    return Err(KvError::Damaged { key }.into());
+                };
+                let before = self.kv.scan(&from, &bad, limit)?;
+                let mut found: Vec<_> = before.into_iter().filter_map(listed).collect();
+                if found.len() < limit {
+                    let id = key_object(&bad);
+                    found.extend(id.map(|id| Listed { id, header: None }));
+                }
+                Ok(found)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Reads all of an object and its header: false if anything does not match.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; I/O.
+    pub fn scrub(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let checked = self
+            .plan_read(id, 0, u32::MAX)
+            .and_then(|plan| plan.scrub());
+        match checked {
+            Ok(()) => Ok(true),
+            Err(StoreError::Corrupt { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes files of directory `dir` (`0..FAN_OUT`) that no row names: what a crash left of
+    /// uncommitted batches and of deletes. Returns how many.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn sweep(&self, dir: u64) -> Result<usize, StoreError> {
+        let dir = object_dir(dir % FAN_OUT);
+        let mut removed = 0;
+        for name in self.disk.list(&dir)? {
+            let Some((id, generation)) = parse_file_name(&name) else {
+                continue;
+            };
+            // A damaged row may be the only trace of a good file: keep that for repair.
+            let keep = match self.checked_row(id) {
+                Ok(row) => row.is_some_and(|row| row.place == Place::File(generation)),
+                Err(StoreError::Corrupt { .. }) => true,
+                Err(e) => return Err(e),
+            };
+            if !keep {
+                match self.disk.remove(&format!("{dir}/{name}")) {
+                    Ok(()) => removed += 1,
+                    Err(DiskError::NotFound { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Bytes of the objects held (headers and tables not counted).
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.counters.used_bytes
+    }
+
+    /// Objects held.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        self.counters.objects
+    }
+
+    /// Space of the device, or of the configured part of it; what is on its way counts as used.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn space(&self) -> Result<DiskSpace, StoreError> {
+        let mut space = self.disk.space()?;
+        let in_flight: u64 = self.in_flight.values().map(|(_, b)| b.len() as u64).sum();
+        space.free_bytes = space.free_bytes.saturating_sub(in_flight);
+        if let Some(capacity) = self.options.capacity_bytes {
+            let left = capacity.saturating_sub(self.counters.used_bytes);
+            space.free_bytes = space.free_bytes.min(left);
+            space.total_bytes = space.total_bytes.min(capacity);
+        }
+        Ok(space)
+    }
+
+    /// Says whether `bytes` more may be stored without touching the reserve.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; I/O.
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let space = self.space()?;
+        let reserve = space.total_bytes / 1000 * self.options.reserve_permille;
+        let free_bytes = space.free_bytes.saturating_sub(reserve);
+        if bytes > free_bytes {
+            return Err(StoreError::Full {
+                needed_bytes: bytes,
+                free_bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    let byte = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    pairs.map(byte).collect()
+}

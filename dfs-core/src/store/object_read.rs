@@ -1,0 +1,122 @@
+//! Reading an object: whole blocks, verified before anybody sees them.
+use super::DiskFile;
+use super::object_format::{FILE_HEADER_BYTES, ObjectHeader};
+use super::store_error::StoreError;
+use crate::types::{BLOCK_SIZE, BlockSums, ObjectSum};
+use bytes::Bytes;
+
+/// Verified bytes of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRead {
+    /// Sums of all blocks of the object.
+    pub sums: BlockSums,
+    /// Identity of the whole object.
+    pub sum: ObjectSum,
+    /// Offset of the first byte, a multiple of the block size.
+    pub offset: u32,
+    /// Whole blocks; empty when the range lies beyond the end.
+    pub bytes: Bytes,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// All of them.
+    Memory(Bytes),
+    /// In an object file.
+    File {
+        /// Open, so that a delete does not take it away.
+        file: Box<dyn DiskFile>,
+        /// Its path.
+        path: String,
+    },
+}
+
+/// A read that is ready to run, on any thread.
+#[derive(Debug)]
+pub struct ReadPlan {
+    header: ObjectHeader,
+    source: Source,
+    start: usize,
+    end: usize,
+}
+
+impl ReadPlan {
+    pub(super) fn new(header: ObjectHeader, source: Source, offset: u32, len: u32) -> Self {
+        let size = header.len as usize;
+        let start = (offset as usize).min(size);
+        let end = (offset as usize).saturating_add(len as usize).min(size);
+        let start = start / BLOCK_SIZE * BLOCK_SIZE;
+        let is_empty = len == 0 || offset >= header.len;
+        let end = end.next_multiple_of(BLOCK_SIZE).min(size);
+        Self {
+            header,
+            source,
+            start,
+            end: if is_empty { start } else { end },
+        }
+    }
+
+    /// Bytes it will read.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Reads and verifies.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the bytes do not match their sums or are cut short; I/O.
+    pub fn run(self) -> Result<ObjectRead, StoreError> {
+        let bytes = self.fetch()?;
+        let is_whole = bytes.len() == self.len_bytes();
+        let first_block = self.start / BLOCK_SIZE;
+        if !is_whole || !self.header.sums.verify_blocks(first_block, &bytes) {
+            return Err(self.corrupt());
+        }
+        Ok(ObjectRead {
+            sum: self.header.sum(),
+            sums: self.header.sums,
+            offset: u32::try_from(self.start).expect("below the object's length"),
+            bytes,
+        })
+    }
+
+    fn fetch(&self) -> Result<Bytes, StoreError> {
+        match &self.source {
+            Source::Memory(bytes) => {
+                let held = bytes.len();
+                Ok(bytes.slice(self.start.min(held)..self.end.min(held)))
+            }
+            Source::File { file, .. } => {
+                let at = (FILE_HEADER_BYTES + self.start) as u64;
+                Ok(file.read_at(at, self.len_bytes())?)
+            }
+        }
+    }
+
+    /// Verifies the bytes and, of a file, its own header.
+    pub(super) fn scrub(self) -> Result<(), StoreError> {
+        if let Source::File { file, .. } = &self.source {
+            let page = file.read_at(0, FILE_HEADER_BYTES)?;
+            let header = ObjectHeader::decode(&page);
+            let is_own =
+                header.is_some_and(|h| h.id == self.header.id && h.sum() == self.header.sum());
+            if !is_own {
+                return Err(self.corrupt());
+            }
+        }
+        self.run().map(|_| ())
+    }
+
+    fn corrupt(&self) -> StoreError {
+        let place = match &self.source {
+            Source::Memory(_) => "tables".to_owned(),
+            Source::File { path, .. } => path.clone(),
+        };
+        StoreError::Corrupt {
+            id: self.header.id,
+            place,
+        }
+    }
+}
