@@ -3,7 +3,6 @@
 //! Layers, imports go down only:
 //! `types <- wire <- store traits <- {membership, consensus, placement, master, replica} <- client`.
 //! `net` (feature `net`) holds everything that touches sockets, clocks or threads.
-#[cfg(feature = "net")]
 pub mod client;
 pub mod consensus;
 pub mod master;

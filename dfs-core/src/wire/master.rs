@@ -37,7 +37,9 @@ pub enum MasterRequest {
         /// The session.
         client: ClientId,
     },
-    /// A change. Asked again with the same op-id it gives the same answer.
+    /// A change. Asked again with the same op-id it gives the same answer. The session thereby has
+    /// interest in the inodes whose attributes the answer carries (it may cache them); its own
+    /// changes are not pushed to it.
     Mutate {
         /// Names it for ever.
         op: OpId,
@@ -56,7 +58,8 @@ pub enum MasterRequest {
         /// What.
         body: Query,
     },
-    /// The session has done what push `seq` asked.
+    /// The session has done what push `seq` asked. Sent on the connection that the push came on;
+    /// answered with `Done`, which nobody waits for.
     PushAck {
         /// The session.
         client: ClientId,
