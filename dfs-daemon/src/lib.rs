@@ -1,1 +1,2 @@
-//! Placeholder while the workspace is laid out.
+//! The DFS daemon as a library.
+pub mod driver;

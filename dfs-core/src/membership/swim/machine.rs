@@ -25,13 +25,15 @@
 //! Source: Das, Gupta, Motivala, "SWIM" (DSN 2002); Dadgar, Phillips, Currey, "Lifeguard" (2017).
 use super::codec::{GOODBYE, KIND_SWIM, KIND_URGENT, SwimCodec, SwimId, decode_urgent};
 use super::effects::{Alarm, Effects, SwimRng, Timers};
+use super::events::{MemberAction, MemberEvent, MembershipStats, TimerToken};
 use super::urgent::{Audience, Urgent};
+mod join;
+
 use crate::membership::config::{ConfigError, MembershipConfig};
 use crate::membership::identity::NodeIdentity;
 use crate::membership::list::{MemberChange, MemberList, MemberNotice, MemberState};
-use crate::membership::peers::{Peer, PeerBook};
+use crate::membership::peers::PeerBook;
 use crate::types::{Incarnation, NodeId, Time};
-use bytes::Bytes;
 use foca::{Foca, NoCustomBroadcast, PeriodicParams, State, Timer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -42,83 +44,12 @@ use std::time::Duration;
 
 /// Most addresses to join that are kept.
 const CONTACTS_MAX: usize = 64;
-/// Most announcements of one attempt while alone.
-const ANNOUNCE_ALONE: usize = 8;
-/// Contacts to absent peers at a time while not alone.
-const ANNOUNCE_ABSENT: usize = 2;
 /// How often a stall may move one timer; then it fires after all.
 const DEFERRALS_MAX: u8 = 3;
-/// Least distance between writes of the known peers.
-const PEERS_WRITE_EVERY: Duration = Duration::from_secs(1);
-
-/// Names one timer; never reused within a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TimerToken(pub u64);
-
-/// What happens to the machine.
-#[derive(Debug, Clone)]
-pub enum MemberEvent {
-    /// First event: begin to join whoever is remembered.
-    Start,
-    /// An authenticated datagram's payload.
-    Datagram {
-        /// Where it came from (for reports only; a member's address is what it says of itself).
-        from: SocketAddr,
-        /// The payload.
-        bytes: Bytes,
-    },
-    /// A timer set by [`MemberAction::SetTimer`] fired. All waiting datagrams came before it.
-    Timer(TimerToken),
-    /// Contact these addresses.
-    Join {
-        /// Datagram addresses of members.
-        addrs: Vec<SocketAddr>,
-    },
-    /// Say goodbye and stop.
-    Leave,
-}
-
-/// What the driver does, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberAction {
-    /// Make this incarnation durable before performing any later action.
-    PersistIncarnation(Incarnation),
-    /// Remember these peers on disk; lazily, the newest list wins.
-    PersistPeers(Vec<Peer>),
-    /// Send a payload (sealed by the driver).
-    Send {
-        /// Target.
-        to: SocketAddr,
-        /// Payload.
-        bytes: Vec<u8>,
-    },
-    /// Fire [`MemberEvent::Timer`] with `token` after `after`.
-    SetTimer {
-        /// The token.
-        token: TimerToken,
-        /// From now.
-        after: Duration,
-    },
-    /// The list changed.
-    Notify(MemberNotice),
-    /// The goodbye is said: the driver may stop.
-    Departed,
-}
-
-/// Counters since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MembershipStats {
-    /// Payloads that were malformed or not for this run.
-    pub rejected: u64,
-    /// Stalls of this process that deferred accusations.
-    pub stalls: u64,
-    /// Times this node was declared dead and came back.
-    pub renewals: u64,
-}
 
 type Swim = Foca<SwimId, SwimCodec, SwimRng, NoCustomBroadcast>;
 
-/// The membership machine. See the [module docs](self).
+/// The membership machine; the module docs of `machine` have its steps and invariants.
 pub struct Membership {
     cfg: MembershipConfig,
     me: NodeIdentity,
@@ -495,62 +426,6 @@ impl Membership {
         }
     }
 
-    fn join_soon(&mut self, now: Time, out: &mut Vec<MemberAction>) {
-        if let Some(token) = self.join_timer.take() {
-            self.timers.armed.remove(&token);
-        }
-        self.join_delay = self.cfg.rejoin_min;
-        self.on_join(now, out);
-    }
-
-    fn on_join(&mut self, now: Time, out: &mut Vec<MemberAction>) {
-        if self.leaving {
-            return;
-        }
-        let alone = !self.connected || self.swim.num_members() == 0;
-        let (targets, at_once) = if alone {
-            (self.everyone_known(), ANNOUNCE_ALONE)
-        } else {
-            (self.everyone_absent(), ANNOUNCE_ABSENT)
-        };
-        for i in 0..at_once.min(targets.len()) {
-            let to = targets[(self.join_cursor + i) % targets.len()];
-            self.call_quietly(out, |swim, fx| swim.announce(SwimId::anyone_at(to), fx));
-        }
-        self.join_cursor = self.join_cursor.wrapping_add(at_once);
-        let base = if alone {
-            let delay = self.join_delay;
-            self.join_delay = (delay * 2).min(self.cfg.rejoin_max);
-            delay
-        } else {
-            self.join_delay = self.cfg.rejoin_min;
-            self.cfg.rejoin_max
-        };
-        let jitter = base / 256 * u32::from(self.rng.next_u32() as u8) / 4;
-        let token = self.arm(now, base + jitter, Alarm::Join, out);
-        self.join_timer = Some(token);
-    }
-
-    /// Addresses of everybody that was ever known, but this node.
-    fn everyone_known(&self) -> Vec<SocketAddr> {
-        let mut all = self.contacts.clone();
-        all.extend(self.peers.iter().map(|p| p.gossip));
-        all.extend(self.swim.iter_members().map(|m| m.id().0.gossip));
-        all.remove(&self.me.gossip);
-        all.into_iter().collect()
-    }
-
-    /// Addresses of known peers that are not active members.
-    fn everyone_absent(&self) -> Vec<SocketAddr> {
-        let mut absent = self.contacts.clone();
-        absent.extend(self.peers.iter().map(|p| p.gossip));
-        for m in self.swim.iter_members() {
-            absent.remove(&m.id().0.gossip);
-        }
-        absent.remove(&self.me.gossip);
-        absent.into_iter().collect()
-    }
-
     /// A call of foca that only sends.
     fn call_quietly(
         &mut self,
@@ -564,30 +439,6 @@ impl Membership {
         for (to, bytes) in fx.sends {
             out.push(MemberAction::Send { to, bytes });
         }
-    }
-
-    fn remember(&mut self, now: Time, id: &NodeIdentity, out: &mut Vec<MemberAction>) {
-        let peer = Peer {
-            id: id.id,
-            gossip: id.gossip,
-            tcp: id.tcp,
-        };
-        if !self.peers.saw(peer) {
-            return;
-        }
-        self.peers_dirty = true;
-        if self.peers_timer.is_none() {
-            let earliest = self.peers_written.map(|t| t + PEERS_WRITE_EVERY);
-            let after = earliest.map_or(Duration::ZERO, |t| t.since(now));
-            let token = self.arm(now, after, Alarm::Peers, out);
-            self.peers_timer = Some(token);
-        }
-    }
-
-    fn save_peers(&mut self, now: Time, out: &mut Vec<MemberAction>) {
-        self.peers_dirty = false;
-        self.peers_written = Some(now);
-        out.push(MemberAction::PersistPeers(self.peers.list()));
     }
 
     fn arm(

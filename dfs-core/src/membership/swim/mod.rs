@@ -1,7 +1,9 @@
 //! SWIM failure detection and gossip, as a machine around foca.
 mod codec;
 mod effects;
+mod events;
 mod machine;
 mod urgent;
 
-pub use machine::{MemberAction, MemberEvent, Membership, MembershipStats, TimerToken};
+pub use events::{MemberAction, MemberEvent, MembershipStats, TimerToken};
+pub use machine::Membership;

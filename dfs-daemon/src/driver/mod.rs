@@ -1,0 +1,2 @@
+//! Drivers: they own the sockets, clocks and threads, and run the machines.
+pub mod gossip;
