@@ -1,2 +1,5 @@
-//! The DFS daemon as a library.
+//! One node of a DFS cluster: drivers that run the machines of `dfs-core` on threads and sockets.
+pub mod cli;
+pub mod config;
+pub mod dev;
 pub mod driver;
