@@ -1,0 +1,199 @@
+//! Heartbeats: what a store reports, and the lease, map and notes that come back.
+//!
+//! One is sent every interval, at once after an epoch was adopted, and soon after a poke, after
+//! notes and after a hint that the map is old. What was reported and not answered is reported
+//! again; after a failure (maybe another master now) everything is.
+//!
+//! An answer is taken in this order: addresses, lease, map (it fences), notes.
+use super::config::ReplicaConfig;
+use super::machine::{CallKind, Cx, Replica};
+use super::tables::TableError;
+use crate::types::{Epoch, PgId, Time};
+use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse};
+use crate::wire::rpc::{CallResult, CallTarget};
+use crate::wire::{MasterRequest, Request, Response};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Notes in an answer from which on more are expected behind.
+const NOTES_MANY: usize = 256;
+/// Heartbeats under way at most (some lost, their calls not timed out yet).
+const UNANSWERED_MAX: usize = 16;
+/// Wait after a heartbeat that failed.
+const RETRY: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Sent {
+    at: Time,
+    fenced: Vec<(PgId, Epoch)>,
+    emptied: Vec<PgId>,
+    is_full: bool,
+}
+
+/// When heartbeats go out, and those under way.
+#[derive(Debug)]
+pub(super) struct Heartbeats {
+    due: Time,
+    sent_last: Option<Time>,
+    sent: BTreeMap<u64, Sent>,
+    /// The next one reports all epochs.
+    is_full_wanted: bool,
+}
+
+impl Heartbeats {
+    pub fn new(now: Time) -> Self {
+        Self {
+            due: now,
+            sent_last: None,
+            sent: BTreeMap::new(),
+            is_full_wanted: true,
+        }
+    }
+
+    /// One shall go out soon.
+    pub fn ask(&mut self, now: Time, config: &ReplicaConfig) {
+        let soonest = self
+            .sent_last
+            .map_or(now, |t| now.max(t + config.heartbeat_spacing));
+        self.due = self.due.min(soonest);
+    }
+
+    /// One shall go out at once.
+    pub fn now(&mut self, now: Time) {
+        self.due = self.due.min(now);
+    }
+
+    fn is_waiting(&self, now: Time, config: &ReplicaConfig) -> bool {
+        let newest = self.sent.last_key_value();
+        newest.is_some_and(|(_, s)| now < s.at + config.heartbeat_timeout)
+            || self.sent.len() >= UNANSWERED_MAX
+    }
+
+    pub fn next_wake(&self, config: &ReplicaConfig) -> Time {
+        match self.sent.last_key_value() {
+            Some((_, sent)) => self.due.max(sent.at + config.heartbeat_timeout),
+            None => self.due,
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn pump_heartbeat(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.heartbeats.due || self.heartbeats.is_waiting(cx.now, &self.config) {
+            return;
+        }
+        let is_full = std::mem::take(&mut self.heartbeats.is_full_wanted);
+        let heartbeat = self.heartbeat(cx, is_full);
+        let sent = Sent {
+            at: cx.now,
+            fenced: heartbeat.fenced.clone(),
+            emptied: heartbeat.emptied.clone(),
+            is_full,
+        };
+        let request = Request::Master(MasterRequest::Heartbeat(heartbeat));
+        let token = self.call(cx, CallKind::Heartbeat, CallTarget::Leader, request);
+        self.heartbeats.sent.insert(token, sent);
+        self.heartbeats.sent_last = Some(cx.now);
+        self.heartbeats.due = cx.now + self.config.heartbeat_interval;
+    }
+
+    fn heartbeat(&self, cx: &Cx<'_>, is_full: bool) -> Heartbeat {
+        let space = cx.store.space().unwrap_or_default();
+        let limit = cx.now - self.config.old_mark_age;
+        Heartbeat {
+            store: self.config.store,
+            node: self.config.node,
+            incarnation: self.config.incarnation,
+            addr: self.config.addr,
+            zone: self.config.zone.clone(),
+            sent_at: cx.now,
+            total_bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+            used_bytes: cx.store.used_bytes(),
+            device: self.config.device,
+            cursor: self.cursor_durable,
+            map_version: self.groups.version(),
+            fenced: self.groups.fenced(is_full),
+            filled: self.filled(),
+            emptied: self.purge.emptied(),
+            old_marks: self.marks.older_than(limit, self.config.old_marks_max),
+            repaired_bytes: self.counts.repaired_bytes,
+            repaired_files: self.counts.repaired_files,
+            failed: self.failure.is_some(),
+        }
+    }
+
+    pub(super) fn on_heartbeat_done(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: u64,
+        result: CallResult,
+    ) -> Result<(), TableError> {
+        let sent = self
+            .heartbeats
+            .sent
+            .remove(&token)
+            .expect("one per heartbeat call");
+        match result {
+            Ok((Response::Master(MasterResponse::Heartbeat(ok)), _)) => {
+                self.on_heartbeat_ok(cx, &sent, *ok)
+            }
+            Ok((other, _)) => {
+                tracing::warn!(
+                    ?other,
+                    "the master answered a heartbeat with something else"
+                );
+                self.heartbeat_lost(cx, &sent);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no heartbeat answer");
+                self.heartbeat_lost(cx, &sent);
+                Ok(())
+            }
+        }
+    }
+
+    fn heartbeat_lost(&mut self, cx: &Cx<'_>, sent: &Sent) {
+        self.heartbeats.is_full_wanted |= sent.is_full;
+        // Another master may lead now, which was told nothing yet.
+        self.heartbeats.is_full_wanted = true;
+        self.heartbeats.due = self.heartbeats.due.min(cx.now + RETRY);
+    }
+
+    fn on_heartbeat_ok(
+        &mut self,
+        cx: &mut Cx<'_>,
+        sent: &Sent,
+        ok: HeartbeatOk,
+    ) -> Result<(), TableError> {
+        if ok.sent_at != sent.at {
+            tracing::warn!("a heartbeat answer echoes another time: ignored");
+            self.heartbeat_lost(cx, sent);
+            return Ok(());
+        }
+        self.groups.reported(&sent.fenced);
+        self.purge.reported(&sent.emptied);
+        self.stores = ok.stores.into_iter().collect();
+        self.is_paused = ok.repair_paused;
+        self.fetches.set_rate(ok.repair_rate);
+        if let Some(length) = ok.lease {
+            self.lease.grant(sent.at, length);
+        }
+        if let Some(map) = ok.map.filter(|_| self.failure.is_none())
+            && self.groups.learn(map)
+        {
+            self.groups_changed(cx);
+        }
+        let many = ok.notes.len();
+        if self.failure.is_none() {
+            self.apply_notes(cx, ok.notes, ok.notes_upto)?;
+        }
+        if many >= NOTES_MANY {
+            self.heartbeats.now(cx.now);
+        } else if many > 0 {
+            self.heartbeats.ask(cx.now, &self.config);
+        }
+        Ok(())
+    }
+}

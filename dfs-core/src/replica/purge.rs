@@ -1,0 +1,181 @@
+//! Strays: what this store holds of groups it has nothing to do with any more.
+//!
+//! A run takes all such groups, walks the objects once in pages, deletes the strays, then their
+//! stamps, marks and missing rows, and reports the groups as emptied. One page is under way at a
+//! time. A group that is given back to this store meanwhile drops out of the run: filling looks
+//! after it.
+//!
+//! Invariant: only a group whose newest epoch is durable here, and whose configuration names this
+//! store neither as member nor as prior member, is emptied.
+use super::groups::Role;
+use super::machine::{After, Cx, Replica};
+use super::tables::{self, MissingRow, ObjectRow, TableError, keys};
+use crate::types::{Epoch, PgId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows looked at per page.
+const PAGE: usize = 512;
+
+#[derive(Debug)]
+struct Run {
+    pgs: BTreeSet<PgId>,
+    /// Object key to go on after; `None` at the start.
+    after: Option<Vec<u8>>,
+    is_walked: bool,
+}
+
+/// See the [module docs](self).
+#[derive(Debug, Default)]
+pub(super) struct Purge {
+    wanted: BTreeSet<PgId>,
+    run: Option<Run>,
+    is_busy: bool,
+    /// The last batch of these is under way.
+    rows_under_way: BTreeSet<PgId>,
+    emptied: BTreeSet<PgId>,
+    /// Emptied in this run of the daemon, at that epoch: not walked again.
+    done: BTreeMap<PgId, Epoch>,
+}
+
+impl Purge {
+    /// Emptied and not yet reported.
+    pub fn emptied(&self) -> Vec<PgId> {
+        self.emptied.iter().copied().collect()
+    }
+
+    pub fn reported(&mut self, pgs: &[PgId]) {
+        pgs.iter().for_each(|pg| {
+            self.emptied.remove(pg);
+        });
+    }
+
+    /// The group is this store's again.
+    fn forget(&mut self, pg: PgId) {
+        self.wanted.remove(&pg);
+        self.emptied.remove(&pg);
+        self.rows_under_way.remove(&pg);
+        if let Some(run) = &mut self.run {
+            run.pgs.remove(&pg);
+        }
+    }
+
+    fn is_running(&self, pg: PgId) -> bool {
+        let is_walked = self.run.as_ref().is_some_and(|run| run.pgs.contains(&pg));
+        is_walked || self.rows_under_way.contains(&pg)
+    }
+}
+
+impl Replica {
+    /// These epochs are durable now.
+    pub(super) fn strays_changed(&mut self, pgs: impl Iterator<Item = PgId>) {
+        for pg in pgs {
+            if self.is_stray(pg) {
+                let epoch = self.groups.info(pg).map(|info| info.epoch);
+                if self.purge.done.get(&pg).copied() != epoch && !self.purge.is_running(pg) {
+                    self.purge.wanted.insert(pg);
+                }
+            } else {
+                self.purge.forget(pg);
+            }
+        }
+    }
+
+    /// A batch of the run is durable.
+    pub(super) fn purge_done(&mut self, cx: &Cx<'_>) {
+        self.purge.is_busy = false;
+        for pg in std::mem::take(&mut self.purge.rows_under_way) {
+            if self.is_stray(pg) {
+                let epoch = self
+                    .groups
+                    .info(pg)
+                    .map(|info| info.epoch)
+                    .unwrap_or_default();
+                self.purge.done.insert(pg, epoch);
+                self.purge.emptied.insert(pg);
+                self.heartbeats.ask(cx.now, &self.config);
+            }
+        }
+    }
+
+    fn is_stray(&self, pg: PgId) -> bool {
+        self.groups.role(pg) == Some(Role::Gone)
+            && self.groups.was_here(pg)
+            && self.groups.is_adopted(pg)
+    }
+
+    pub(super) fn pump_purge(&mut self, cx: &mut Cx<'_>) -> Result<(), TableError> {
+        if self.purge.is_busy {
+            return Ok(());
+        }
+        if self.purge.run.is_none() && !self.purge.wanted.is_empty() {
+            let pgs = std::mem::take(&mut self.purge.wanted);
+            self.purge.run = Some(Run {
+                pgs,
+                after: None,
+                is_walked: false,
+            });
+        }
+        let Some(mut run) = self.purge.run.take() else {
+            return Ok(());
+        };
+        run.pgs.retain(|pg| self.is_stray(*pg));
+        if run.pgs.is_empty() {
+            return Ok(());
+        }
+        if run.is_walked {
+            self.purge_rows(cx, &run.pgs)?;
+            self.purge.rows_under_way = run.pgs;
+            return Ok(());
+        }
+        self.purge_page(cx, &mut run)?;
+        self.purge.run = Some(run);
+        Ok(())
+    }
+
+    fn purge_page(&mut self, cx: &mut Cx<'_>, run: &mut Run) -> Result<(), TableError> {
+        let rows = self
+            .tables
+            .scan(cx.store, &keys::table(b'o'), run.after.as_deref(), PAGE)?;
+        run.is_walked = rows.len() < PAGE;
+        let mut tx = self.tables.begin();
+        for (key, value) in &rows {
+            let row: ObjectRow = tables::decode(key, value)?;
+            if run.pgs.contains(&row.pg) {
+                let id = keys::parse_object(key).ok_or_else(|| tables::bad_key(key))?;
+                self.delete_object(cx, &mut tx, id)?;
+            }
+        }
+        run.after = rows.last().map(|(key, _)| key.clone()).or(run.after.take());
+        self.purge.is_busy = true;
+        self.persist(cx, tx, vec![After::Purged]);
+        Ok(())
+    }
+
+    /// Stamps, marks and missing rows of the groups.
+    fn purge_rows(&mut self, cx: &mut Cx<'_>, pgs: &BTreeSet<PgId>) -> Result<(), TableError> {
+        let mut tx = self.tables.begin();
+        for &pg in pgs {
+            for (ino, op) in self.marks.of_pg(pg) {
+                self.drop_mark(&mut tx, (pg, ino), op);
+            }
+            let prefix = keys::of_pg(b's', pg);
+            for (key, _) in self.tables.scan(cx.store, &prefix, None, usize::MAX)? {
+                self.tables.delete(&mut tx, key);
+            }
+        }
+        for (key, value) in self
+            .tables
+            .scan(cx.store, &keys::table(b'x'), None, usize::MAX)?
+        {
+            let row: MissingRow = tables::decode(&key, &value)?;
+            if pgs.contains(&row.object.pg) {
+                let id = keys::parse_object(&key).ok_or_else(|| tables::bad_key(&key))?;
+                self.unwant(cx, &mut tx, id);
+                self.tables.delete(&mut tx, key);
+            }
+        }
+        self.purge.is_busy = true;
+        self.persist(cx, tx, vec![After::Purged]);
+        Ok(())
+    }
+}

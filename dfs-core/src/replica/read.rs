@@ -1,0 +1,164 @@
+//! Reading objects: stateless, so the waiting is done on reader threads beside the machine.
+//!
+//! Steps: [`plan`] on the machine's thread looks the objects up; [`Planned::run`] on any thread
+//! reads, verifies and makes the reply. Bytes leave only after they matched their sums in this very
+//! read. A damaged object is an error that names it and the place, and is handed to the machine for
+//! repair.
+use super::event::ReadJob;
+use crate::store::{ObjectStore, ReadPlan, StoreError};
+use crate::types::ObjectId;
+use crate::wire::replica::CheckState;
+use crate::wire::rpc::{Reply, ReplyTo};
+use crate::wire::{ErrorCode, ReplicaResponse, Response, Stamp, WireError};
+
+/// Objects of one `Check` at most.
+pub const CHECK_MAX: usize = 4096;
+
+type Plan = Result<ReadPlan, StoreError>;
+
+/// A read that is ready to run on any thread.
+#[derive(Debug)]
+pub enum Planned {
+    /// Answers a `Read`.
+    Read {
+        /// Whom to answer.
+        to: ReplyTo,
+        /// The object.
+        object: ObjectId,
+        /// How.
+        plan: Plan,
+        /// The stamp that goes along.
+        stamp: Option<Result<Stamp, WireError>>,
+    },
+    /// Answers a `Check`.
+    Check {
+        /// Whom to answer.
+        to: ReplyTo,
+        /// How.
+        plans: Vec<(ObjectId, Plan)>,
+    },
+}
+
+/// Looks the objects of a job up.
+#[must_use]
+pub fn plan(job: ReadJob, store: &ObjectStore) -> Planned {
+    match job {
+        ReadJob::Read {
+            to,
+            object,
+            offset,
+            len,
+            stamp,
+        } => Planned::Read {
+            to,
+            object,
+            plan: store.plan_read(object, offset, len),
+            stamp,
+        },
+        ReadJob::Check { to, objects } => {
+            let plan = |id| (id, store.plan_read(id, 0, u32::MAX));
+            Planned::Check {
+                to,
+                plans: objects.into_iter().map(plan).collect(),
+            }
+        }
+    }
+}
+
+impl Planned {
+    /// Bytes it will read.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        let len = |plan: &Plan| plan.as_ref().map_or(0, ReadPlan::len_bytes);
+        match self {
+            Self::Read { plan, .. } => len(plan),
+            Self::Check { plans, .. } => plans.iter().map(|(_, plan)| len(plan)).sum(),
+        }
+    }
+
+    /// Reads. Returns the reply and the objects found damaged: feed them to the machine as
+    /// [`Damaged`](super::ReplicaEvent::Damaged).
+    #[must_use]
+    pub fn run(self) -> (Reply, Vec<ObjectId>) {
+        match self {
+            Self::Read {
+                to,
+                object,
+                plan,
+                stamp,
+            } => match plan.and_then(ReadPlan::run) {
+                Ok(read) => {
+                    let (offset, sum, sums) = (read.offset, read.sum, read.sums);
+                    let body = ReplicaResponse::Read {
+                        offset,
+                        sum,
+                        sums,
+                        stamp,
+                    };
+                    let body = Ok(Response::Replica(body));
+                    (
+                        Reply {
+                            to,
+                            body,
+                            payload: vec![read.bytes],
+                        },
+                        Vec::new(),
+                    )
+                }
+                Err(error) => {
+                    let damaged = is_damage(&error).then_some(object);
+                    let body = Err(to_wire(&error));
+                    (
+                        Reply {
+                            to,
+                            body,
+                            payload: Vec::new(),
+                        },
+                        damaged.into_iter().collect(),
+                    )
+                }
+            },
+            Self::Check { to, plans } => {
+                let mut damaged = Vec::new();
+                let states = plans
+                    .into_iter()
+                    .map(|(id, plan)| check(id, plan, &mut damaged));
+                let body = ReplicaResponse::Checked(states.collect());
+                let body = Ok(Response::Replica(body));
+                (
+                    Reply {
+                        to,
+                        body,
+                        payload: Vec::new(),
+                    },
+                    damaged,
+                )
+            }
+        }
+    }
+}
+
+fn check(id: ObjectId, plan: Plan, damaged: &mut Vec<ObjectId>) -> CheckState {
+    match plan.and_then(ReadPlan::run) {
+        Ok(read) => CheckState::Good(read.sum),
+        Err(StoreError::NotFound { .. }) => CheckState::Missing,
+        Err(_) => {
+            damaged.push(id);
+            CheckState::Damaged
+        }
+    }
+}
+
+fn is_damage(error: &StoreError) -> bool {
+    !matches!(error, StoreError::NotFound { .. })
+}
+
+fn to_wire(error: &StoreError) -> WireError {
+    let is_missing = matches!(error, StoreError::NotFound { .. });
+    let code = if is_missing {
+        ErrorCode::NotFound
+    } else {
+        ErrorCode::Corrupt
+    };
+    WireError::new(code, error.to_string())
+}
