@@ -1,4 +1,54 @@
 //! The client library: machines of put and get, the file layer, sessions and caches.
+//!
+//! [`Client`] (feature `net`) is the core that mount and tools share: it finds the master, keeps a
+//! session with it, repeats what was not answered, and caches metadata as long as the master vouches
+//! for it. The file layer plugs in by [`RecallHandler`] and [`AttrOverlay`], a mount by
+//! [`CacheListener`].
 pub mod get;
 pub mod latency;
 pub mod put;
+
+#[cfg(feature = "net")]
+mod admin;
+#[cfg(feature = "net")]
+mod attrs;
+#[cfg(feature = "net")]
+#[allow(clippy::disallowed_types)] // Nothing depends on the order of its maps.
+mod cache;
+#[cfg(feature = "net")]
+#[allow(clippy::disallowed_methods)] // Deadlines of a driver.
+mod calls;
+#[cfg(feature = "net")]
+mod config;
+#[cfg(feature = "net")]
+mod contact;
+#[cfg(feature = "net")]
+mod core;
+#[cfg(feature = "net")]
+mod error;
+#[cfg(feature = "net")]
+mod files;
+#[cfg(feature = "net")]
+mod hooks;
+#[cfg(feature = "net")]
+mod map;
+#[cfg(feature = "net")]
+mod names;
+#[cfg(feature = "net")]
+mod session;
+#[cfg(all(test, feature = "net"))]
+mod testing;
+
+#[cfg(feature = "net")]
+pub use self::{
+    admin::WatchEvent,
+    attrs::SetAttrArgs,
+    cache::XattrList,
+    config::{ClientConfig, ConfigError},
+    core::Client,
+    error::{ClientError, Result},
+    files::Opened,
+    hooks::{Ack, AttrOverlay, CacheListener, RecallHandler},
+    names::{new_node, split_path},
+    session::{CacheToken, OpTicket},
+};

@@ -48,6 +48,10 @@ impl MemLog {
         self.base.index.0 + self.entries.len() as u64
     }
 
+    pub(super) fn hard(&self) -> &eraftpb::HardState {
+        &self.hard
+    }
+
     pub(super) fn set_hard(&mut self, hard: eraftpb::HardState) {
         self.hard = hard;
     }

@@ -19,11 +19,21 @@ mod convert;
 pub mod log;
 mod mem_log;
 pub mod message;
+pub mod node;
+mod reads;
+mod ready;
+mod snapshots;
 pub mod types;
+
+#[cfg(test)]
+mod node_tests;
+#[cfg(test)]
+mod sim;
 
 pub use config::{RaftConfig, RaftConfigError};
 pub use log::{LogConfig, LogError, LogId, RaftLog, RecoveredLog};
 pub use message::{MessageError, RaftBody, RaftMessage};
+pub use node::{DropReason, RaftAction, RaftError, RaftEvent, RaftNode, StateAt};
 pub use types::{
     CommittedEntry, ConfChange, ConfError, ConfState, ConfStep, EntryKind, HardState, LogEntry,
     LogRecord, LogWrite, SnapshotMeta,

@@ -28,9 +28,6 @@ use tokio::time::timeout_at;
 /// Calls in flight on one connection; more wait for their turn.
 pub const IN_FLIGHT_MAX: usize = 1024;
 
-/// A connection on which a call waited this long without a sign of life is closed.
-const SILENCE_MAX: Duration = Duration::from_millis(900);
-
 /// Takes what a server sends unasked. Called on the reading task: must not block.
 pub trait PushHandler: Send + Sync {
     /// One push, in wire order.
@@ -38,7 +35,7 @@ pub trait PushHandler: Send + Sync {
 }
 
 /// What a connection is made with, besides credentials.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ConnOptions {
     /// Counts bytes sent and received.
     pub bandwidth: Option<Arc<Bandwidth>>,
@@ -46,6 +43,19 @@ pub struct ConnOptions {
     pub pushes: Option<Arc<dyn PushHandler>>,
     /// What it is for.
     pub purpose: Purpose,
+    /// Closed when a call ends unanswered after at least this long without a sign of life.
+    pub silence_max: Duration,
+}
+
+impl Default for ConnOptions {
+    fn default() -> Self {
+        Self {
+            bandwidth: None,
+            pushes: None,
+            purpose: Purpose::default(),
+            silence_max: Duration::from_millis(900),
+        }
+    }
 }
 
 /// A multiplexed, authenticated TCP connection. Closed when dropped.
@@ -61,6 +71,7 @@ struct Inner {
     slots: Semaphore,
     received: AtomicU64,
     pushes: Option<Arc<dyn PushHandler>>,
+    silence_max: Duration,
 }
 
 impl Inner {
@@ -149,6 +160,7 @@ impl Conn {
             slots: Semaphore::new(IN_FLIGHT_MAX),
             received: AtomicU64::new(0),
             pushes: options.pushes,
+            silence_max: options.silence_max,
         });
         tokio::spawn(Arc::clone(&inner).run_reader(read));
         Ok(Self { inner })
@@ -197,7 +209,8 @@ impl Conn {
                 format!("{}: connection lost before the answer", inner.link.peer()),
             )),
             Err(_) => {
-                if inner.received.load(Relaxed) == received && asked.elapsed() >= SILENCE_MAX {
+                let silent = inner.received.load(Relaxed) == received;
+                if silent && asked.elapsed() >= inner.silence_max {
                     // Not a sign of life since we asked: others shall not wait for it either.
                     inner.link.close();
                 }
@@ -218,6 +231,16 @@ impl Conn {
             .link
             .send(&Envelope::Cast(request), payload)
             .map_err(|e| self.send_error(&e))
+    }
+
+    /// Sends a request whose answer nobody waits for; from any thread. Lost if the connection is.
+    pub fn tell(&self, request: Request) {
+        let id = self.inner.next_id.fetch_add(1, Relaxed);
+        // A closed connection has nobody to tell.
+        let _ = self
+            .inner
+            .link
+            .send(&Envelope::Request { id, body: request }, Vec::new());
     }
 
     fn send_error(&self, error: &SendError) -> WireError {

@@ -71,6 +71,14 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// I/O; then nothing may be acknowledged that depends on the names.
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError>;
+    /// Makes the content of all `files` and the names below all `dirs` durable, in any order.
+    ///
+    /// # Errors
+    /// As [`DiskFile::sync_data`] and [`sync_dir`](Self::sync_dir); some may be durable.
+    fn sync_many(&self, files: &[Box<dyn DiskFile>], dirs: &[&str]) -> Result<(), DiskError> {
+        files.iter().try_for_each(|file| file.sync_data())?;
+        dirs.iter().try_for_each(|dir| self.sync_dir(dir))
+    }
     /// Space of the device.
     ///
     /// # Errors

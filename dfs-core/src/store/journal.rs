@@ -26,6 +26,7 @@
 //! Sources: Pillai et al. (OSDI 2014) on torn appends; Alagappan et al., *Protocol-Aware Recovery
 //! for Consensus-Based Storage* (FAST 2018), section 3.3, on telling a crash from corruption.
 use super::segment::{PAYLOAD_MAX, SEGMENT_HEADER_BYTES, SegmentHeader, record_bytes};
+use super::segment_files::{Found, JournalOptions, Segment, find_segments, make_segment};
 use super::{Disk, DiskError, DiskFile};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,41 +60,8 @@ pub enum JournalError {
     Disk(#[from] DiskError),
 }
 
-/// How a journal is laid out.
-#[derive(Debug, Clone)]
-pub struct JournalOptions {
-    /// Its directory, relative to the disk's root.
-    pub dir: String,
-    /// Bytes of a segment, at least 4096. A longer record gets a segment of its own.
-    pub segment_bytes: u64,
-    /// Identity of the journal: records of another one are never taken for its own.
-    pub salt: u64,
-    /// Trimmed segments kept for reuse.
-    pub spares_max: usize,
-}
-
-impl JournalOptions {
-    /// 8 MiB segments, two spares.
-    #[must_use]
-    pub fn new(dir: &str, salt: u64) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            segment_bytes: 8 << 20,
-            salt,
-            spares_max: 2,
-        }
-    }
-}
-
 /// Bytes gathered before they are written out ahead of their sync.
 const BUFFER_MAX: usize = 1 << 20;
-
-#[derive(Debug, Clone)]
-struct Segment {
-    path: String,
-    first_seq: u64,
-    size_bytes: u64,
-}
 
 /// An open journal. See the [module docs](self).
 #[derive(Debug)]
@@ -134,7 +102,10 @@ impl Journal {
         options: JournalOptions,
         replay: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<Self, JournalError> {
-        let (mut found, spares) = Self::find(disk.as_ref(), &options)?;
+        let Found {
+            segments: mut found,
+            mut spares,
+        } = find_segments(disk.as_ref(), &options)?;
         Self::drop_unborn(disk.as_ref(), &options, &mut found)?;
         let mut segments = VecDeque::new();
         let mut next_seq = found.first().map_or(1, |(header, _)| header.first_seq);
@@ -158,7 +129,6 @@ impl Journal {
             first_seq: next_seq,
             salt: options.salt,
         };
-        let mut spares = spares;
         let size_bytes = options.segment_bytes;
         let (file, last) = make_segment(disk.as_ref(), &options, &mut spares, header, size_bytes)?;
         segments.push_back(last);
@@ -176,50 +146,6 @@ impl Journal {
             told_durable: next_seq,
             failed: false,
         })
-    }
-
-    /// Lists segments (with what their headers say, `first_seq` 0 if unreadable) and spares.
-    #[allow(clippy::type_complexity, reason = "private, used once")]
-    fn find(
-        disk: &dyn Disk,
-        options: &JournalOptions,
-    ) -> Result<(Vec<(SegmentHeader, Segment)>, Vec<String>), JournalError> {
-        let (mut found, mut spares) = (Vec::new(), Vec::new());
-        for name in disk.list(&options.dir)? {
-            let path = format!("{}/{name}", options.dir);
-            if name.ends_with(".spare") {
-                let len = disk.open(&path, false)?.len()?;
-                if len == options.segment_bytes && spares.len() < options.spares_max {
-                    spares.push(path);
-                } else {
-                    disk.remove(&path)?;
-                }
-                continue;
-            }
-            let number = name.strip_suffix(".seg");
-            let Some(segment) = number.and_then(|n| u64::from_str_radix(n, 16).ok()) else {
-                continue;
-            };
-            let file = disk.open(&path, false)?;
-            let sector = file.read_at(0, 512)?;
-            let header = SegmentHeader::decode(&sector, segment, options.salt);
-            let header = header.unwrap_or(SegmentHeader {
-                segment,
-                first_seq: 0,
-                salt: options.salt,
-            });
-            let size_bytes = file.len()?;
-            found.push((
-                header,
-                Segment {
-                    path,
-                    first_seq: header.first_seq,
-                    size_bytes,
-                },
-            ));
-        }
-        found.sort_by_key(|(header, _)| header.segment);
-        Ok((found, spares))
     }
 
     /// Removes a last segment whose header never became durable: no record can be in it.
@@ -469,47 +395,6 @@ fn rot(segment: &Segment, offset: u64, seq: u64, why: &'static str) -> JournalEr
         seq,
         why,
     }
-}
-
-/// Makes a segment, from a spare if one fits; its header and name are durable when it returns.
-fn make_segment(
-    disk: &dyn Disk,
-    options: &JournalOptions,
-    spares: &mut Vec<String>,
-    header: SegmentHeader,
-    size_bytes: u64,
-) -> Result<(Box<dyn DiskFile>, Segment), JournalError> {
-    const ZEROS: &[u8] = &[0; 256 << 10];
-    let path = format!("{}/{:016x}.seg", options.dir, header.segment);
-    let spare = if size_bytes == options.segment_bytes {
-        spares.pop()
-    } else {
-        None
-    };
-    let file = if let Some(spare) = spare {
-        disk.rename(&spare, &path)?;
-        disk.open(&path, false)?
-    } else {
-        let file = disk.open(&path, true)?;
-        let mut done = 0;
-        while done < size_bytes {
-            let step = (size_bytes - done).min(ZEROS.len() as u64);
-            let step = usize::try_from(step).expect("at most the block of zeros");
-            file.write_at(done, &ZEROS[..step])?;
-            done += step as u64;
-        }
-        file
-    };
-    file.write_at(0, &header.encode())?;
-    file.sync_data()?;
-    disk.sync_dir(&options.dir)?;
-    let first_seq = header.first_seq;
-    let segment = Segment {
-        path,
-        first_seq,
-        size_bytes,
-    };
-    Ok((file, segment))
 }
 
 #[cfg(test)]

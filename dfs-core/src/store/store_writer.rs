@@ -167,11 +167,9 @@ impl StoreWriter {
             written.push(open);
             dirs.extend(file.path.rsplit_once('/').map(|(dir, _)| dir));
         }
-        for file in &written {
-            file.sync_data()?;
-        }
-        for dir in &dirs {
-            self.disk.sync_dir(dir)?;
+        let dirs: Vec<_> = dirs.into_iter().collect();
+        if !written.is_empty() {
+            self.disk.sync_many(&written, &dirs)?;
         }
         let syncs = (written.len() + dirs.len()) as u64;
         self.progress.syncs.fetch_add(syncs, Ordering::Relaxed);

@@ -97,20 +97,26 @@ pub struct ApplyCtx<'a> {
 }
 
 impl ApplyCtx<'_> {
-    /// True iff `epoch` is the PG's current one, it serves (not Fencing), and `acks` are at least W
-    /// distinct members of it.
+    /// See [`acks_are_good`].
     #[must_use]
     pub fn acks_are_good(&self, pg: PgId, epoch: Epoch, acks: &[StoreId]) -> bool {
-        let Some(info) = self.map.pgs.get(usize::from(pg.0)) else {
-            return false;
-        };
-        let members: std::collections::BTreeSet<_> =
-            acks.iter().filter(|s| info.members.contains(s)).collect();
-        info.epoch == epoch
-            && info.phase != crate::types::PgPhase::Fencing
-            && members.len() == acks.len()
-            && members.len() >= usize::from(self.map.quorum.w)
+        acks_are_good(self.map, pg, epoch, acks)
     }
+}
+
+/// True iff `epoch` is the PG's current one, it serves (not Fencing), and `acks` are at least W
+/// distinct members of it.
+#[must_use]
+pub fn acks_are_good(map: &PgMap, pg: PgId, epoch: Epoch, acks: &[StoreId]) -> bool {
+    let Some(info) = map.pgs.get(usize::from(pg.0)) else {
+        return false;
+    };
+    let members: std::collections::BTreeSet<_> =
+        acks.iter().filter(|s| info.members.contains(s)).collect();
+    info.epoch == epoch
+        && info.phase != crate::types::PgPhase::Fencing
+        && members.len() == acks.len()
+        && members.len() >= usize::from(map.quorum.w)
 }
 
 /// What one applied entry did.

@@ -33,7 +33,7 @@ use crate::membership::config::{ConfigError, MembershipConfig};
 use crate::membership::identity::NodeIdentity;
 use crate::membership::list::{MemberChange, MemberList, MemberNotice, MemberState};
 use crate::membership::peers::PeerBook;
-use crate::types::{Incarnation, NodeId, Time};
+use crate::types::{Incarnation, Time};
 use foca::{Foca, NoCustomBroadcast, PeriodicParams, State, Timer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -257,6 +257,13 @@ impl Membership {
         );
         let forgotten = match &event {
             Timer::RemoveDown(id) => Some(id.0.id),
+            // Foca tells the member of its death even if it has objected meanwhile, which would
+            // cost it a needless renewal.
+            Timer::ChangeSuspectToDown {
+                member_id,
+                incarnation,
+                ..
+            } if !self.is_suspected(member_id, *incarnation) => return,
             _ => None,
         };
         self.call(now, accuses, out, |swim, fx| swim.handle_timer(event, fx));
@@ -266,6 +273,11 @@ impl Membership {
         {
             self.list.forget(id);
         }
+    }
+
+    fn is_suspected(&self, id: &SwimId, number: u16) -> bool {
+        let mut states = self.swim.iter_membership_state();
+        states.any(|m| m.id() == id && m.incarnation() == number && m.state() == State::Suspect)
     }
 
     /// One call of foca, and everything that follows from it. `accuses`: what becomes suspected or
@@ -458,12 +470,6 @@ impl Membership {
 
     fn pick(&mut self, below: usize) -> usize {
         usize::try_from(self.rng.next_u32()).unwrap_or(0) % below.max(1)
-    }
-
-    /// True if `id` is an active member or this node.
-    #[must_use]
-    pub fn is_active(&self, id: NodeId) -> bool {
-        self.list.get(id).is_some_and(|m| m.state.is_active())
     }
 }
 

@@ -1,0 +1,204 @@
+//! Operations on attributes, link targets and extended attributes.
+use super::cache::{Key, Learned, Token, XattrList};
+use super::core::Client;
+use super::error::{ClientError, Result};
+use crate::types::{Attr, Ino, SetTime};
+use crate::wire::mutation::XattrMode;
+use crate::wire::{Mutation, MutationOk, Query, QueryAnswer};
+use std::sync::Arc;
+
+/// What [`Client::setattr`] changes; `None` leaves as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttrArgs {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Content time.
+    pub mtime: Option<SetTime>,
+}
+
+impl Client {
+    /// Attributes, if the cache has them.
+    #[must_use]
+    pub fn cached_attr(&self, ino: Ino) -> Option<Attr> {
+        if !self.may_cache() {
+            return None;
+        }
+        self.cache.attr(ino).map(|attr| self.shown(attr))
+    }
+
+    /// Attributes as the master has them, without local dirty state; from the cache if there.
+    #[must_use]
+    pub fn cached_committed_attr(&self, ino: Ino) -> Option<Attr> {
+        self.cache.attr(ino).filter(|_| self.may_cache())
+    }
+
+    /// Attributes.
+    ///
+    /// # Errors
+    /// `NotFound` or `Stale`, and those of [`query`](Self::query).
+    pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        if let Some(attr) = self.cached_attr(ino) {
+            return Ok(attr);
+        }
+        let token = self.cache.token();
+        match self.query(Query::GetAttr { ino }, true).await? {
+            QueryAnswer::Attr(attr) => Ok(self.learn_attr(token, attr)),
+            _ => Err(ClientError::Mismatch {
+                asked: "attributes",
+            }),
+        }
+    }
+
+    /// Caches attributes that came with interest; gives them as shown.
+    pub(super) fn learn_attr(&self, token: Token, attr: Attr) -> Attr {
+        let learned = Learned {
+            attr: Some(&attr),
+            ..Learned::default()
+        };
+        self.cache.learn(token, learned);
+        self.shown(attr)
+    }
+
+    /// Target of a symlink.
+    ///
+    /// # Errors
+    /// `Invalid` (no symlink), `NotFound`, and those of [`query`](Self::query).
+    pub async fn readlink(&self, ino: Ino) -> Result<Arc<[u8]>> {
+        if let Some(target) = self.cache.target(ino).filter(|_| self.may_cache()) {
+            return Ok(target);
+        }
+        let token = self.cache.token();
+        let QueryAnswer::Target(target) = self.query(Query::ReadLink { ino }, true).await? else {
+            return Err(ClientError::Mismatch { asked: "target" });
+        };
+        let target: Arc<[u8]> = target.into();
+        let learned = Learned {
+            target: Some((ino, Arc::clone(&target))),
+            ..Learned::default()
+        };
+        self.cache.learn(token, learned);
+        Ok(target)
+    }
+
+    /// All extended attributes, by name.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`query`](Self::query).
+    pub async fn xattrs(&self, ino: Ino) -> Result<XattrList> {
+        if self.may_cache() {
+            if let Some(xattrs) = self.cache.xattrs(ino) {
+                return Ok(xattrs);
+            }
+            // Asked for by every write of a kernel that looks for capabilities.
+            if self.cache.attr(ino).is_some_and(|a| !a.has_xattrs) {
+                return Ok(XattrList::default());
+            }
+        }
+        let token = self.cache.token();
+        let QueryAnswer::Xattrs(list) = self.query(Query::Xattrs { ino }, true).await? else {
+            return Err(ClientError::Mismatch {
+                asked: "extended attributes",
+            });
+        };
+        let list = Arc::new(list);
+        let learned = Learned {
+            xattrs: Some((ino, Arc::clone(&list))),
+            ..Learned::default()
+        };
+        self.cache.learn(token, learned);
+        Ok(list)
+    }
+
+    /// chmod, chown, utimens; never changes the size.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`mutate`](Self::mutate).
+    pub async fn setattr(&self, ino: Ino, args: SetAttrArgs) -> Result<Attr> {
+        let SetAttrArgs {
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        } = args;
+        let body = Mutation::SetAttr {
+            ino,
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        };
+        let attr = self.change_node(ino, body).await?;
+        attr.ok_or(ClientError::Mismatch { asked: "setattr" })
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `Exists`, `NoData` (by `mode`), `TooBig`, and those of [`mutate`](Self::mutate).
+    pub async fn setxattr(
+        &self,
+        ino: Ino,
+        key: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        let body = Mutation::SetXattr {
+            ino,
+            key: key.to_vec(),
+            value: value.to_vec(),
+            mode,
+        };
+        self.change_node(ino, body).await.map(drop)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `NoData`, and those of [`mutate`](Self::mutate).
+    pub async fn removexattr(&self, ino: Ino, key: &[u8]) -> Result<()> {
+        let body = Mutation::RemoveXattr {
+            ino,
+            key: key.to_vec(),
+        };
+        self.change_node(ino, body).await.map(drop)
+    }
+
+    /// A change of one inode and nothing else.
+    pub(super) async fn change_node(&self, ino: Ino, body: Mutation) -> Result<Option<Attr>> {
+        let keys = [Key::Node(ino)];
+        let token = self.cache.begin(&keys);
+        let done = self.mutate(body).await;
+        self.end_node_change(token, &keys, &done);
+        match done? {
+            MutationOk::Attr(attr) | MutationOk::Entry { attr, .. } => Ok(Some(self.shown(attr))),
+            MutationOk::Committed { attr, .. } => Ok(Some(self.shown(attr))),
+            MutationOk::Done | MutationOk::Removed { .. } => Ok(None),
+        }
+    }
+
+    pub(super) fn end_node_change(&self, token: Token, keys: &[Key], done: &Result<MutationOk>) {
+        match done {
+            Ok(
+                MutationOk::Attr(attr)
+                | MutationOk::Committed { attr, .. }
+                | MutationOk::Entry { attr, .. },
+            ) => {
+                let learned = Learned {
+                    attr: Some(attr),
+                    ..Learned::default()
+                };
+                self.cache.end(token, keys, learned);
+            }
+            Ok(_) => self.cache.end(token, keys, Learned::default()),
+            Err(_) => self.changed_unseen(token, keys, done),
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! Cached metadata: attributes, names (also absent ones), link targets, extended attributes.
+//!
+//! What is in here may be used while the keep-alive window is open (the core checks that), because
+//! the master tells this session before it acknowledges anybody else's change. Invariants:
+//! 1. An answer is cached only if nothing that it tells of was invalidated, or changed by this
+//!    client itself, between the sending of the request and the caching: each request takes a
+//!    [`Token`] before it is sent, each invalidation stamps what it touches with a newer number.
+//! 2. A change by this client stamps what it changes at its begin and at its end; its own answer is
+//!    cached only if no other stamp came between.
+//! 3. Names are cached only in directories in which a query has registered interest.
+//!
+//! Two parts, hot and cold: what is used moves to hot; when hot is half of the limit, cold is
+//! dropped and hot becomes cold. That approximates least-recently-used at the cost of a map.
+use crate::types::{Attr, Ino, Name};
+use crate::wire::master::Touched;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Stamps remembered; beyond, all answers in flight count as outdated once.
+const STAMPS_MAX: usize = 65_536;
+
+/// When a request was sent, in terms of invalidations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(u64);
+
+/// Names and values of extended attributes.
+pub type XattrList = Arc<Vec<(Vec<u8>, Vec<u8>)>>;
+
+/// What a change affects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// Attributes, link target and extended attributes.
+    Node(Ino),
+    /// All names in a directory.
+    Names(Ino),
+    /// One name.
+    Name(Ino, Name),
+}
+
+#[derive(Default)]
+struct Node {
+    attr: Option<Attr>,
+    target: Option<Arc<[u8]>>,
+    xattrs: Option<XattrList>,
+}
+
+#[derive(Default)]
+struct Part {
+    nodes: HashMap<Ino, Node>,
+    dirs: HashMap<Ino, HashMap<Name, Option<Ino>>>,
+    len: usize,
+}
+
+impl Part {
+    fn drop_node(&mut self, ino: Ino) {
+        self.len -= usize::from(self.nodes.remove(&ino).is_some());
+    }
+
+    fn drop_dir(&mut self, dir: Ino) {
+        if let Some(names) = self.dirs.remove(&dir) {
+            self.len -= names.len() + 1;
+        }
+    }
+
+    fn drop_name(&mut self, dir: Ino, name: &Name) {
+        if let Some(names) = self.dirs.get_mut(&dir) {
+            self.len -= usize::from(names.remove(name).is_some());
+        }
+    }
+
+    fn node(&mut self, ino: Ino) -> &mut Node {
+        match self.nodes.entry(ino) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                self.len += 1;
+                e.insert(Node::default())
+            }
+        }
+    }
+
+    fn dir(&mut self, dir: Ino) -> &mut HashMap<Name, Option<Ino>> {
+        match self.dirs.entry(dir) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                self.len += 1;
+                e.insert(HashMap::new())
+            }
+        }
+    }
+
+    fn add_name(&mut self, dir: Ino, name: Name, ino: Option<Ino>) {
+        if self.dir(dir).insert(name, ino).is_none() {
+            self.len += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    now: u64,
+    floor: u64,
+    stamps: HashMap<Key, u64>,
+    hot: Part,
+    cold: Part,
+}
+
+impl Inner {
+    fn stamp(&mut self, keys: impl IntoIterator<Item = Key>) -> Token {
+        self.now += 1;
+        if self.stamps.len() >= STAMPS_MAX {
+            self.stamps.clear();
+            self.floor = self.now;
+        }
+        for key in keys {
+            self.stamps.insert(key, self.now);
+        }
+        Token(self.now)
+    }
+
+    fn is_current(&self, token: Token, key: &Key) -> bool {
+        token.0 >= self.floor && self.stamps.get(key).is_none_or(|&at| at <= token.0)
+    }
+
+    fn name_is_current(&self, token: Token, dir: Ino, name: &Name) -> bool {
+        self.is_current(token, &Key::Names(dir))
+            && self.is_current(token, &Key::Name(dir, name.clone()))
+    }
+
+    /// The node in the hot part, moved there if it was in the cold one.
+    fn warm_node(&mut self, ino: Ino) -> Option<&mut Node> {
+        if let Some(node) = self.cold.nodes.remove(&ino) {
+            self.cold.len -= 1;
+            *self.hot.node(ino) = node;
+        }
+        self.hot.nodes.get_mut(&ino)
+    }
+
+    fn name(&mut self, dir: Ino, name: &Name) -> Option<Option<Ino>> {
+        if let Some(found) = self.hot.dirs.get(&dir).and_then(|d| d.get(name)) {
+            return Some(*found);
+        }
+        let found = self.cold.dirs.get_mut(&dir)?.remove(name)?;
+        self.cold.len -= 1;
+        self.hot.add_name(dir, name.clone(), found);
+        Some(found)
+    }
+
+    fn drop_node(&mut self, ino: Ino) {
+        self.hot.drop_node(ino);
+        self.cold.drop_node(ino);
+    }
+
+    fn drop_name(&mut self, dir: Ino, name: &Name) {
+        self.hot.drop_name(dir, name);
+        self.cold.drop_name(dir, name);
+    }
+
+    fn drop_dir(&mut self, dir: Ino) {
+        self.hot.drop_dir(dir);
+        self.cold.drop_dir(dir);
+    }
+
+    fn has_dir(&self, dir: Ino) -> bool {
+        self.hot.dirs.contains_key(&dir) || self.cold.dirs.contains_key(&dir)
+    }
+
+    fn learn(&mut self, token: Token, learned: Learned<'_>) {
+        if let Some(attr) = learned.attr
+            && self.is_current(token, &Key::Node(attr.ino))
+        {
+            // What came with another version of the inode stays: only stamps outdate it.
+            self.warm_node(attr.ino);
+            self.hot.node(attr.ino).attr = Some(attr.clone());
+        }
+        if let Some((dir, name, ino)) = learned.name {
+            let interested = learned.names_interest || self.has_dir(dir);
+            if interested && self.name_is_current(token, dir, name) {
+                self.cold.drop_name(dir, name);
+                self.hot.add_name(dir, name.clone(), ino);
+            }
+        }
+        if let Some((ino, target)) = learned.target
+            && self.is_current(token, &Key::Node(ino))
+        {
+            self.warm_node(ino);
+            self.hot.node(ino).target = Some(target);
+        }
+        if let Some((ino, xattrs)) = learned.xattrs
+            && self.is_current(token, &Key::Node(ino))
+        {
+            self.warm_node(ino);
+            self.hot.node(ino).xattrs = Some(xattrs);
+        }
+    }
+
+    fn turn(&mut self, max: usize) {
+        if self.hot.len > max / 2 {
+            self.cold = std::mem::take(&mut self.hot);
+        }
+    }
+}
+
+/// See the [module docs](self).
+pub(super) struct MetaCache {
+    inner: Mutex<Inner>,
+    max: usize,
+}
+
+/// What an answer lets us cache.
+#[derive(Default)]
+pub(super) struct Learned<'a> {
+    pub(super) attr: Option<&'a Attr>,
+    /// Directory, name, and what it names.
+    pub(super) name: Option<(Ino, &'a Name, Option<Ino>)>,
+    /// The answer comes with an interest in the directory.
+    pub(super) names_interest: bool,
+    /// The inode's symlink target.
+    pub(super) target: Option<(Ino, Arc<[u8]>)>,
+    /// The inode's extended attributes.
+    pub(super) xattrs: Option<(Ino, XattrList)>,
+}
+
+impl MetaCache {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            max,
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken before a request is sent.
+    pub(super) fn token(&self) -> Token {
+        Token(self.inner().now)
+    }
+
+    /// True iff nothing about `ino` was invalidated since.
+    pub(super) fn is_current(&self, token: Token, ino: Ino) -> bool {
+        let inner = self.inner();
+        inner.is_current(token, &Key::Node(ino)) && inner.is_current(token, &Key::Names(ino))
+    }
+
+    pub(super) fn attr(&self, ino: Ino) -> Option<Attr> {
+        self.inner().warm_node(ino)?.attr.clone()
+    }
+
+    /// The name's inode (`Some(None)`: known to be absent).
+    pub(super) fn name(&self, dir: Ino, name: &Name) -> Option<Option<Ino>> {
+        self.inner().name(dir, name)
+    }
+
+    /// The attributes behind a name, in one step.
+    pub(super) fn lookup(&self, dir: Ino, name: &Name) -> Option<Option<Attr>> {
+        let mut inner = self.inner();
+        match inner.name(dir, name)? {
+            None => Some(None),
+            Some(ino) => inner.warm_node(ino)?.attr.clone().map(Some),
+        }
+    }
+
+    pub(super) fn target(&self, ino: Ino) -> Option<Arc<[u8]>> {
+        self.inner().warm_node(ino)?.target.clone()
+    }
+
+    pub(super) fn xattrs(&self, ino: Ino) -> Option<XattrList> {
+        self.inner().warm_node(ino)?.xattrs.clone()
+    }
+
+    /// Caches an answer to a request sent at `token`, as far as it is still current.
+    pub(super) fn learn(&self, token: Token, learned: Learned<'_>) {
+        let mut inner = self.inner();
+        inner.turn(self.max);
+        inner.learn(token, learned);
+    }
+
+    /// A change by this client begins.
+    pub(super) fn begin(&self, keys: &[Key]) -> Token {
+        self.inner().stamp(keys.iter().cloned())
+    }
+
+    /// A change by this client is done: caches what its answer tells, drops the rest of `keys`.
+    pub(super) fn end(&self, token: Token, keys: &[Key], learned: Learned<'_>) {
+        let mut inner = self.inner();
+        inner.turn(self.max);
+        for key in keys {
+            match key {
+                Key::Node(ino) => inner.drop_node(*ino),
+                Key::Names(dir) => inner.drop_dir(*dir),
+                Key::Name(dir, name) => inner.drop_name(*dir, name),
+            }
+        }
+        inner.learn(token, learned);
+        inner.stamp(keys.iter().cloned());
+    }
+
+    /// Another session changed these inodes; interest in them has ended.
+    pub(super) fn invalidate(&self, touched: &[Touched]) {
+        let mut inner = self.inner();
+        inner.stamp(
+            touched
+                .iter()
+                .flat_map(|t| [Key::Node(t.ino), Key::Names(t.ino)]),
+        );
+        for t in touched {
+            inner.drop_node(t.ino);
+            inner.drop_dir(t.ino);
+        }
+    }
+
+    /// Attributes of all inodes are in doubt (names stay).
+    pub(super) fn drop_nodes(&self) {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        inner.now += 1;
+        inner.floor = inner.now;
+        for part in [&mut inner.hot, &mut inner.cold] {
+            part.len -= part.nodes.len();
+            part.nodes.clear();
+        }
+    }
+
+    /// Nothing is known any more.
+    pub(super) fn drop_all(&self) {
+        let mut inner = self.inner();
+        inner.now += 1;
+        inner.floor = inner.now;
+        inner.stamps.clear();
+        inner.hot = Part::default();
+        inner.cold = Part::default();
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let inner = self.inner();
+        inner.hot.len + inner.cold.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::attr;
+
+    fn name(s: &str) -> Name {
+        Name::new(s).unwrap()
+    }
+
+    fn touched(ino: u64) -> Touched {
+        Touched {
+            ino: Ino(ino),
+            attrs: true,
+            content: false,
+            entries: false,
+        }
+    }
+
+    fn learn_attr(cache: &MetaCache, token: Token, ino: u64) {
+        cache.learn(
+            token,
+            Learned {
+                attr: Some(&attr(ino)),
+                ..Learned::default()
+            },
+        );
+    }
+
+    fn learn_name(cache: &MetaCache, token: Token, dir: u64, n: &str, ino: Option<u64>) {
+        cache.learn(
+            token,
+            Learned {
+                name: Some((Ino(dir), &name(n), ino.map(Ino))),
+                names_interest: true,
+                ..Learned::default()
+            },
+        );
+    }
+
+    #[test]
+    fn an_answer_to_a_question_older_than_the_invalidation_is_not_cached() {
+        let cache = MetaCache::new(100);
+        let old = cache.token();
+        cache.invalidate(&[touched(5)]);
+        learn_attr(&cache, old, 5);
+        learn_attr(&cache, old, 6);
+        learn_name(&cache, old, 5, "a", Some(6));
+        assert_eq!(
+            (cache.attr(Ino(5)), cache.attr(Ino(6))),
+            (None, Some(attr(6)))
+        );
+        assert_eq!(cache.lookup(Ino(5), &name("a")), None);
+        learn_attr(&cache, cache.token(), 5);
+        assert!(cache.attr(Ino(5)).is_some());
+        assert!(!cache.is_current(old, Ino(5)) && cache.is_current(old, Ino(6)));
+    }
+
+    #[test]
+    fn absent_names_and_names_without_attributes_are_told_apart() {
+        let cache = MetaCache::new(100);
+        let t = cache.token();
+        learn_name(&cache, t, 1, "gone", None);
+        learn_name(&cache, t, 1, "there", Some(7));
+        assert_eq!(cache.lookup(Ino(1), &name("gone")), Some(None));
+        assert_eq!(cache.lookup(Ino(1), &name("there")), None);
+        learn_attr(&cache, t, 7);
+        assert_eq!(cache.lookup(Ino(1), &name("there")), Some(Some(attr(7))));
+        cache.invalidate(&[touched(1)]);
+        assert_eq!(cache.lookup(Ino(1), &name("there")), None);
+    }
+
+    #[test]
+    fn of_two_changes_at_once_neither_answer_is_cached() {
+        let cache = MetaCache::new(100);
+        let keys = [Key::Node(Ino(5))];
+        let five = attr(5);
+        let learned = || Learned {
+            attr: Some(&five),
+            ..Learned::default()
+        };
+        let (first, second) = (cache.begin(&keys), cache.begin(&keys));
+        cache.end(second, &keys, learned());
+        cache.end(first, &keys, learned());
+        assert_eq!(cache.attr(Ino(5)), None);
+        let alone = cache.begin(&keys);
+        let asked_meanwhile = cache.token();
+        cache.end(alone, &keys, learned());
+        assert!(cache.attr(Ino(5)).is_some());
+        cache.drop_nodes();
+        learn_attr(&cache, asked_meanwhile, 5);
+        assert_eq!(cache.attr(Ino(5)), None);
+    }
+
+    #[test]
+    fn a_created_name_is_cached_only_in_a_directory_of_interest() {
+        let cache = MetaCache::new(100);
+        let keys = [Key::Name(Ino(1), name("new")), Key::Node(Ino(1))];
+        let create = || {
+            let token = cache.begin(&keys);
+            let learned = Learned {
+                attr: Some(&attr(9)),
+                name: Some((Ino(1), &name("new"), Some(Ino(9)))),
+                ..Learned::default()
+            };
+            cache.end(token, &keys, learned);
+        };
+        create();
+        assert_eq!(cache.lookup(Ino(1), &name("new")), None);
+        learn_name(&cache, cache.token(), 1, "other", None);
+        create();
+        assert_eq!(cache.lookup(Ino(1), &name("new")), Some(Some(attr(9))));
+    }
+
+    #[test]
+    fn it_stays_bounded_and_keeps_what_is_used() {
+        let cache = MetaCache::new(100);
+        let t = cache.token();
+        learn_attr(&cache, t, 1);
+        for ino in 2..1000 {
+            learn_attr(&cache, t, ino);
+            learn_name(&cache, t, ino % 7, &format!("n{ino}"), Some(ino));
+            assert!(cache.attr(Ino(1)).is_some());
+            assert!(cache.len() <= 110, "{}", cache.len());
+        }
+        cache.drop_all();
+        assert_eq!(cache.len(), 0);
+        learn_attr(&cache, t, 1);
+        assert_eq!(cache.attr(Ino(1)), None);
+    }
+}

@@ -1,0 +1,216 @@
+//! Requests to the master: repeated until answered, or until the deadline.
+//!
+//! * `Redirect` and the `Retry` codes that only say "not now" are tried again after a short, growing
+//!   pause; `WrongEpoch` and `StaleLease` go to the caller, who must refresh something first.
+//! * No answer: asked again, a mutation with the same op-id, so that it happens once.
+//! * At the deadline a mutation that may have been sent is [`ClientError::Unknown`]; it is never
+//!   called failed or done. So is one whose session expired before its answer was heard.
+use super::core::Client;
+use super::error::{ClientError, Result};
+use crate::net::Conn;
+use crate::types::{ClientId, OpId};
+use crate::wire::{
+    ErrorClass, ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer,
+    Request, Response, WireError,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
+
+/// First and longest pause before a request is tried again.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How a request ended without an answer.
+struct Given {
+    /// The last attempt's error.
+    last: WireError,
+    /// Some attempt may have reached the master.
+    maybe_sent: bool,
+    /// The deadline passed (else the answer is final).
+    timed_out: bool,
+}
+
+impl Client {
+    /// A bound connection to the leader, waiting for one until `deadline`.
+    pub(super) async fn leader(&self, deadline: Instant) -> Result<Arc<Conn>, WireError> {
+        if let Some(conn) = self.contact.borrow().as_ref()
+            && !conn.is_closed()
+        {
+            return Ok(Arc::clone(conn));
+        }
+        let mut watch = self.contact.subscribe();
+        let live = |c: &Option<Arc<Conn>>| c.as_ref().is_some_and(|c| !c.is_closed());
+        let found = timeout_at(deadline.into(), watch.wait_for(live)).await;
+        match found {
+            Ok(Ok(conn)) => Ok(Arc::clone(conn.as_ref().expect("just seen to be there"))),
+            _ => Err(WireError::new(
+                ErrorCode::Unavailable,
+                format!("no master reached: {}", self.known().trouble),
+            )),
+        }
+    }
+
+    /// Asks until there is an answer that another attempt would not change.
+    async fn persist(
+        &self,
+        make: &(dyn Fn(ClientId) -> MasterRequest + Send + Sync),
+        deadline: Instant,
+        is_mutation: bool,
+    ) -> Result<MasterResponse, Given> {
+        let mut pause = PAUSE_MIN;
+        let mut attempt = self.config.attempt_timeout;
+        let mut given = Given {
+            last: WireError::new(ErrorCode::TimedOut, "not tried"),
+            maybe_sent: false,
+            timed_out: false,
+        };
+        loop {
+            let conn = match self.leader(deadline).await {
+                Ok(conn) => conn,
+                Err(e) => {
+                    if given.last.code == ErrorCode::TimedOut {
+                        given.last = e;
+                    }
+                    given.timed_out = true;
+                    return Err(given);
+                }
+            };
+            let session = self.session.client();
+            let until = deadline.min(Instant::now() + attempt);
+            let request = Request::Master(make(session));
+            let error = match conn.call(request, Vec::new(), until).await {
+                Ok((Response::Master(answer), _)) => return Ok(answer),
+                Ok(_) => WireError::new(ErrorCode::BadRequest, "not an answer of a master"),
+                Err(e) => e,
+            };
+            let code = error.code;
+            given.last = error;
+            match code.class() {
+                ErrorClass::Redirect => {
+                    self.known().hint = given.last.detail.parse().ok();
+                    conn.close();
+                }
+                ErrorClass::Unknown => {
+                    given.maybe_sent = true;
+                    attempt *= 2;
+                    pause = PAUSE_MIN;
+                    if !conn.is_closed() {
+                        // No answer by the deadline ends the doubting too.
+                        let doubting = self.doubt_leader(&conn);
+                        let _ = timeout_at(deadline.into(), doubting).await;
+                    }
+                }
+                ErrorClass::Retry
+                    if !matches!(code, ErrorCode::WrongEpoch | ErrorCode::StaleLease) => {}
+                ErrorClass::Permanent if code == ErrorCode::SessionExpired => {
+                    self.lose_session(session);
+                    conn.close();
+                    if is_mutation {
+                        return Err(given);
+                    }
+                }
+                ErrorClass::Retry | ErrorClass::Permanent => return Err(given),
+            }
+            if Instant::now() + pause >= deadline {
+                given.timed_out = true;
+                return Err(given);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Asks the master something that changes nothing that matters if asked twice.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] or [`ClientError::TimedOut`].
+    pub async fn master_call(
+        &self,
+        make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
+        within: Duration,
+    ) -> Result<MasterResponse> {
+        self.check_usable(false)?;
+        let deadline = Instant::now() + within;
+        self.persist(&make, deadline, false)
+            .await
+            .map_err(|g| not_done(g, within))
+    }
+
+    /// A linearizable read; with a session and `interest` the answer may be cached.
+    ///
+    /// # Errors
+    /// As [`master_call`](Self::master_call).
+    pub async fn query(&self, body: Query, interest: bool) -> Result<QueryAnswer> {
+        let session = self.config.session;
+        let make = |client| MasterRequest::Query {
+            client: session.then_some(client),
+            interest: interest && session,
+            body: body.clone(),
+        };
+        match self.master_call(make, self.config.deadline_meta).await? {
+            MasterResponse::Answer { body, .. } => Ok(body),
+            _ => Err(ClientError::Mismatch { asked: "query" }),
+        }
+    }
+
+    /// A change under an op-id of the caller's. Asked again with the same one it is done once.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] when it may have happened; any other error: it has not, and will
+    /// not under this op-id.
+    pub async fn mutate_as(
+        &self,
+        op: OpId,
+        body: Mutation,
+        within: Duration,
+    ) -> Result<MutationOk> {
+        self.check_usable(true)?;
+        let make = |_| MasterRequest::Mutate {
+            op,
+            low: self.session.low_for(op),
+            body: body.clone(),
+        };
+        let deadline = Instant::now() + within;
+        match self.persist(&make, deadline, true).await {
+            Ok(MasterResponse::Mutated(ok)) => Ok(ok),
+            Ok(_) => Err(ClientError::Unknown {
+                op,
+                last: WireError::new(ErrorCode::BadRequest, "the answer does not fit a mutation"),
+            }),
+            Err(g) => {
+                let untold = g.timed_out || g.last.code == ErrorCode::SessionExpired;
+                if g.maybe_sent && untold {
+                    return Err(ClientError::Unknown { op, last: g.last });
+                }
+                Err(not_done(g, within))
+            }
+        }
+    }
+
+    /// A change under a fresh op-id; once more under a new session if the old one had expired
+    /// before anything was done.
+    ///
+    /// # Errors
+    /// As [`mutate_as`](Self::mutate_as).
+    pub async fn mutate(&self, body: Mutation) -> Result<MutationOk> {
+        let within = self.config.deadline_meta;
+        let ticket = self.session.begin_op();
+        match self.mutate_as(ticket.op(), body.clone(), within).await {
+            Err(e) if e.code() == ErrorCode::SessionExpired => {
+                let ticket = self.session.begin_op();
+                self.mutate_as(ticket.op(), body, within).await
+            }
+            other => other,
+        }
+    }
+}
+
+fn not_done(given: Given, after: Duration) -> ClientError {
+    if given.timed_out {
+        let last = given.last;
+        ClientError::TimedOut { after, last }
+    } else {
+        ClientError::Refused(given.last)
+    }
+}

@@ -1,0 +1,221 @@
+//! What the file layer asks of the master: opens, layouts, commits, versions.
+use super::cache::Key;
+use super::core::Client;
+use super::error::{ClientError, Result};
+use crate::types::{Attr, ChunkNo, Ino, LeaseSeq, Name, OpId, VersionInfo, VersionNo};
+use crate::wire::master::Layout;
+use crate::wire::mutation::PurgeScope;
+use crate::wire::{
+    Commit, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer, WriteToken,
+};
+use std::time::Duration;
+
+/// The answer to [`Client::open_rpc`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// Attributes as committed (without local dirty state).
+    pub attr: Attr,
+    /// Sequence to give with commits.
+    pub lease: LeaseSeq,
+    /// Others have it open: no write-behind.
+    pub shared: bool,
+    /// The first chunks.
+    pub layout: Option<Layout>,
+}
+
+impl Client {
+    /// Registers an open handle at the master, which recalls a conflicting writer first. A new
+    /// leader is told of it until [`release_rpc`](Self::release_rpc).
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`, and those of [`master_call`](Self::master_call).
+    pub async fn open_rpc(&self, ino: Ino, write: bool) -> Result<Opened> {
+        self.check_usable(true)?;
+        let session = self.session.client();
+        let before = self.session.note_open(ino, write);
+        let token = self.cache.token();
+        let make = |client| MasterRequest::Open {
+            client,
+            ino,
+            write,
+            interest: true,
+        };
+        let answer = self.master_call(make, self.config.deadline_meta).await;
+        match answer {
+            Ok(MasterResponse::Opened {
+                attr,
+                lease,
+                shared,
+                layout,
+            }) => {
+                // A session that was lost meanwhile has forgotten it.
+                self.session.note_open(ino, write);
+                self.learn_attr(token, attr.clone());
+                Ok(Opened {
+                    attr,
+                    lease,
+                    shared,
+                    layout,
+                })
+            }
+            other => {
+                self.session.undo_open(session, ino, before);
+                Err(other
+                    .err()
+                    .unwrap_or(ClientError::Mismatch { asked: "open" }))
+            }
+        }
+    }
+
+    /// The session has no handle on these inodes any more.
+    ///
+    /// # Errors
+    /// Those of [`master_call`](Self::master_call); a new leader is not told of them in any case.
+    pub async fn release_rpc(&self, inos: Vec<Ino>) -> Result<()> {
+        self.session.note_release(&inos);
+        let make = |client| MasterRequest::Release {
+            client,
+            inos: inos.clone(),
+        };
+        self.master_call(make, self.config.deadline_meta)
+            .await
+            .map(drop)
+    }
+
+    /// Extents of chunks `first..first + count` (at most 64) at a version, or now.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`query`](Self::query).
+    pub async fn layout(
+        &self,
+        ino: Ino,
+        version: Option<VersionNo>,
+        first: ChunkNo,
+        count: u32,
+    ) -> Result<Layout> {
+        let ask = Query::Layout {
+            ino,
+            version,
+            first,
+            count,
+        };
+        match self.query(ask, true).await? {
+            QueryAnswer::Layout(layout) => Ok(layout),
+            _ => Err(ClientError::Mismatch { asked: "layout" }),
+        }
+    }
+
+    /// The second half of a put, under the op-id its objects were prepared with. Repeated until
+    /// answered or until `within` has passed.
+    ///
+    /// # Errors
+    /// `WrongEpoch` (prepare again), `StaleLease`, `Conflict`, `OpAborted`, ..., and those of
+    /// [`mutate_as`](Self::mutate_as).
+    pub async fn commit(&self, commit: Commit, op: OpId, within: Duration) -> Result<MutationOk> {
+        let keys = [Key::Node(commit.ino)];
+        let token = self.cache.begin(&keys);
+        let done = self.mutate_as(op, Mutation::Commit(commit), within).await;
+        self.end_node_change(token, &keys, &done);
+        done
+    }
+
+    /// Disowns an earlier op of this session: unless already applied, it never will be.
+    ///
+    /// # Errors
+    /// Those of [`mutate_as`](Self::mutate_as).
+    pub async fn abandon(&self, op: OpId, within: Duration) -> Result<()> {
+        let ticket = self.session.begin_op();
+        self.mutate_as(ticket.op(), Mutation::Abandon { op }, within)
+            .await
+            .map(drop)
+    }
+
+    /// The last writable handle on a dirtied inode was released: cut the version.
+    ///
+    /// # Errors
+    /// Those of [`mutate`](Self::mutate).
+    pub async fn seal(&self, ino: Ino, token: WriteToken) -> Result<()> {
+        self.change_node(ino, Mutation::Seal { ino, token })
+            .await
+            .map(drop)
+    }
+
+    /// The last versions of a name, newest first; also of a deleted name.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`query`](Self::query).
+    pub async fn history(&self, parent: Ino, name: &Name) -> Result<Vec<VersionInfo>> {
+        let ask = Query::History {
+            parent,
+            name: name.clone(),
+        };
+        match self.query(ask, false).await? {
+            QueryAnswer::History(versions) => Ok(versions),
+            _ => Err(ClientError::Mismatch { asked: "history" }),
+        }
+    }
+
+    /// Names in a directory that have history, ascending, and whether each is deleted.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`query`](Self::query).
+    pub async fn history_names(
+        &self,
+        dir: Ino,
+        after: Option<Name>,
+        limit: u32,
+    ) -> Result<Vec<(Name, bool)>> {
+        let ask = Query::HistoryNames { dir, after, limit };
+        match self.query(ask, false).await? {
+            QueryAnswer::Names(names) => Ok(names),
+            _ => Err(ClientError::Mismatch {
+                asked: "history names",
+            }),
+        }
+    }
+
+    /// A removed subdirectory by the name it had.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`query`](Self::query).
+    pub async fn removed_dir(&self, parent: Ino, name: &Name) -> Result<Attr> {
+        let ask = Query::RemovedDir {
+            parent,
+            name: name.clone(),
+        };
+        match self.query(ask, false).await? {
+            QueryAnswer::Attr(attr) => Ok(attr),
+            _ => Err(ClientError::Mismatch {
+                asked: "removed directory",
+            }),
+        }
+    }
+
+    /// Brings back a deleted name with its history.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists`, and those of [`mutate`](Self::mutate).
+    pub async fn undelete(&self, parent: Ino, name: &Name) -> Result<MutationOk> {
+        let keys = [
+            Key::Name(parent, name.clone()),
+            Key::Names(parent),
+            Key::Node(parent),
+        ];
+        let token = self.cache.begin(&keys);
+        let body = Mutation::Undelete {
+            parent,
+            name: name.clone(),
+        };
+        let done = self.mutate(body).await;
+        self.changed_unseen(token, &keys, &done);
+        done
+    }
+
+    /// Drops history for good.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`mutate`](Self::mutate).
+    pub async fn purge(&self, scope: PurgeScope) -> Result<()> {
+        self.mutate(Mutation::Purge(scope)).await.map(drop)
+    }
+}

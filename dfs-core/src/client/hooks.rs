@@ -1,0 +1,72 @@
+//! What the layers above tell the client core: the file layer and the mount plug in here.
+use crate::net::Conn;
+use crate::types::{Attr, ClientId, Ino};
+use crate::wire::master::Touched;
+use crate::wire::{MasterRequest, Request};
+use std::sync::{Arc, Weak};
+
+/// A push that wants an acknowledgement: dropping this sends it. Keep it (on another thread, if
+/// need be) until what was asked is done; the change of the other session waits for it.
+#[derive(Debug)]
+pub struct Ack {
+    conn: Weak<Conn>,
+    client: ClientId,
+    seq: u64,
+}
+
+impl Ack {
+    pub(super) fn new(conn: Weak<Conn>, client: ClientId, seq: u64) -> Self {
+        Self { conn, client, seq }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        // To the leader that pushed it, on the same connection; if that is gone, so is the question.
+        if let Some(conn) = self.conn.upgrade() {
+            conn.tell(Request::Master(MasterRequest::PushAck {
+                client: self.client,
+                seq: self.seq,
+            }));
+        }
+    }
+}
+
+/// Told when cached state becomes invalid (the core's own cache has dropped it already). Called on a
+/// network task: must be quick and must not block.
+pub trait CacheListener: Send + Sync {
+    /// Another session changes these inodes. The change waits until `ack` is dropped.
+    fn invalidated(&self, touched: &[Touched], ack: Ack);
+    /// Nothing cached may be used any more (new leader, or keep-alives lapsed).
+    fn all_invalidated(&self);
+    /// The session has ended: what was buffered under it cannot be committed, handles get sticky
+    /// errors. A new session is opened by itself.
+    fn session_lost(&self);
+}
+
+/// The file layer, as far as the core needs it. Called on a network task: must not block.
+pub trait RecallHandler: Send + Sync {
+    /// Another session wants to open `ino`: commit what is buffered, seal what was released, then
+    /// drop `ack`. With `shared`, keep writing through from now on.
+    fn recall(&self, ino: Ino, shared: bool, ack: Ack);
+    /// As [`CacheListener::invalidated`], for content held by the file layer.
+    fn invalidated(&self, touched: &[Touched]);
+    /// As [`CacheListener::all_invalidated`].
+    fn all_invalidated(&self);
+    /// As [`CacheListener::session_lost`].
+    fn session_lost(&self);
+}
+
+/// Lets local dirty state show in attributes: size and mtime after a buffered write.
+pub trait AttrOverlay: Send + Sync {
+    /// Changes what the master said to what this mount's programs must see.
+    fn overlay(&self, attr: &mut Attr);
+}
+
+/// What is plugged in.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub(super) listener: Option<Arc<dyn CacheListener>>,
+    pub(super) recall: Option<Arc<dyn RecallHandler>>,
+    pub(super) overlay: Option<Arc<dyn AttrOverlay>>,
+}

@@ -1,0 +1,351 @@
+//! Operations on names: lookup, directories, create, link, remove, rename.
+use super::cache::{Key, Learned};
+use super::core::Client;
+use super::error::{ClientError, Result};
+use crate::types::{Attr, FileKind, Ino, Name, NameError};
+use crate::wire::master::DirEntry;
+use crate::wire::mutation::{NewNode, RenameMode};
+use crate::wire::{ErrorCode, Mutation, MutationOk, Query, QueryAnswer, WireError};
+
+const NOT_AN_ATTR: ClientError = ClientError::Mismatch {
+    asked: "attributes",
+};
+
+impl Client {
+    /// What the cache knows of a name: `None` nothing, `Some(None)` that it does not exist.
+    #[must_use]
+    pub fn cached_lookup(&self, parent: Ino, name: &Name) -> Option<Option<Attr>> {
+        if !self.may_cache() {
+            return None;
+        }
+        let hit = self.cache.lookup(parent, name)?;
+        Some(hit.map(|attr| self.shown(attr)))
+    }
+
+    /// The inode that a name stands for.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDir`, and those of [`query`](Self::query).
+    pub async fn lookup(&self, parent: Ino, name: &Name) -> Result<Attr> {
+        if let Some(hit) = self.cached_lookup(parent, name) {
+            return hit.ok_or_else(|| ErrorCode::NotFound.into());
+        }
+        let token = self.cache.token();
+        let ask = Query::Lookup {
+            parent,
+            name: name.clone(),
+        };
+        let answer = self.query(ask, true).await;
+        let attr = match answer {
+            Ok(QueryAnswer::Attr(attr)) => Some(attr),
+            Ok(_) => return Err(NOT_AN_ATTR),
+            Err(e) if e.code() == ErrorCode::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let learned = Learned {
+            attr: attr.as_ref(),
+            name: Some((parent, name, attr.as_ref().map(|a| a.ino))),
+            names_interest: true,
+            ..Learned::default()
+        };
+        self.cache.learn(token, learned);
+        attr.map(|attr| self.shown(attr))
+            .ok_or_else(|| ErrorCode::NotFound.into())
+    }
+
+    /// Resolves a path from the root, following symlinks (the last component only if asked). `.` and
+    /// empty components are skipped, `..` is resolved lexically.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDir`, `NameTooLong`, `Invalid` (too many symlinks), and those of
+    /// [`query`](Self::query).
+    pub async fn walk(&self, path: &[u8], follow_last: bool) -> Result<Attr> {
+        let path = split_path(path)?;
+        if path.is_empty() {
+            return self.getattr(Ino::ROOT).await;
+        }
+        let ask = Query::Walk {
+            start: Ino::ROOT,
+            path,
+            follow_last,
+        };
+        match self.query(ask, false).await? {
+            QueryAnswer::Attr(attr) => Ok(self.shown(attr)),
+            _ => Err(NOT_AN_ATTR),
+        }
+    }
+
+    /// The directory that holds a directory (the root holds itself).
+    ///
+    /// # Errors
+    /// `NotDir`, `Stale`, and those of [`query`](Self::query).
+    pub async fn parent(&self, ino: Ino) -> Result<Attr> {
+        let token = self.cache.token();
+        match self.query(Query::Parent { ino }, true).await? {
+            QueryAnswer::Attr(attr) => Ok(self.learn_attr(token, attr)),
+            _ => Err(NOT_AN_ATTR),
+        }
+    }
+
+    /// Entries of a directory with cookies greater than `after` (0: from the start), and whether
+    /// these are the last.
+    ///
+    /// # Errors
+    /// `NotDir`, `NotFound`, and those of [`query`](Self::query).
+    pub async fn readdir(
+        &self,
+        ino: Ino,
+        after: u64,
+        limit: u32,
+        with_attrs: bool,
+    ) -> Result<(Vec<DirEntry>, bool)> {
+        let token = self.cache.token();
+        let ask = Query::ReadDir {
+            ino,
+            after,
+            limit,
+            with_attrs,
+        };
+        let QueryAnswer::Entries(mut entries, end) = self.query(ask, with_attrs).await? else {
+            return Err(ClientError::Mismatch { asked: "entries" });
+        };
+        for entry in entries.iter_mut().filter(|e| e.attr.is_some()) {
+            let learned = Learned {
+                attr: entry.attr.as_ref(),
+                name: Some((ino, &entry.name, Some(entry.ino))),
+                names_interest: true,
+                ..Learned::default()
+            };
+            self.cache.learn(token, learned);
+            entry.attr = entry.attr.take().map(|attr| self.shown(attr));
+        }
+        Ok((entries, end))
+    }
+
+    /// Makes a name; with false when it was there already and `exclusive` was not asked.
+    ///
+    /// # Errors
+    /// `Exists`, `NotDir`, `NoSpace`, ..., and those of [`mutate`](Self::mutate).
+    pub async fn create(
+        &self,
+        parent: Ino,
+        name: &Name,
+        node: NewNode,
+        exclusive: bool,
+    ) -> Result<(Attr, bool)> {
+        let body = Mutation::Create {
+            parent,
+            name: name.clone(),
+            node,
+            exclusive,
+        };
+        let keys = [Key::Name(parent, name.clone()), Key::Node(parent)];
+        let token = self.cache.begin(&keys);
+        let done = self.mutate(body).await;
+        let (attr, created) = match &done {
+            Ok(MutationOk::Entry { attr, created }) => (attr, *created),
+            _ => {
+                self.changed_unseen(token, &keys, &done);
+                return Err(done.err().unwrap_or(NOT_AN_ATTR));
+            }
+        };
+        let learned = Learned {
+            attr: Some(attr),
+            name: Some((parent, name, Some(attr.ino))),
+            ..Learned::default()
+        };
+        self.cache.end(token, &keys, learned);
+        Ok((self.shown(attr.clone()), created))
+    }
+
+    /// Another name for a file.
+    ///
+    /// # Errors
+    /// `Exists`, `NotPermitted` (a directory), `TooManyLinks`, and those of
+    /// [`mutate`](Self::mutate).
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &Name) -> Result<Attr> {
+        let body = Mutation::Link {
+            ino,
+            parent,
+            name: name.clone(),
+        };
+        let keys = [
+            Key::Name(parent, name.clone()),
+            Key::Node(parent),
+            Key::Node(ino),
+        ];
+        let token = self.cache.begin(&keys);
+        let done = self.mutate(body).await;
+        let attr = match &done {
+            Ok(MutationOk::Entry { attr, .. } | MutationOk::Attr(attr)) => attr,
+            _ => {
+                self.changed_unseen(token, &keys, &done);
+                return Err(done.err().unwrap_or(NOT_AN_ATTR));
+            }
+        };
+        let learned = Learned {
+            attr: Some(attr),
+            name: Some((parent, name, Some(ino))),
+            ..Learned::default()
+        };
+        self.cache.end(token, &keys, learned);
+        Ok(self.shown(attr.clone()))
+    }
+
+    /// Removes a name; gives the inode if this was its last one. With `purge` no history is kept.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDir`, and those of [`mutate`](Self::mutate).
+    pub async fn unlink(&self, parent: Ino, name: &Name, purge: bool) -> Result<Option<Ino>> {
+        let body = Mutation::Unlink {
+            parent,
+            name: name.clone(),
+            purge,
+        };
+        self.remove(parent, name, body).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDir`, `NotEmpty`, `Busy` (the root), and those of [`mutate`](Self::mutate).
+    pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<()> {
+        let body = Mutation::Rmdir {
+            parent,
+            name: name.clone(),
+        };
+        self.remove(parent, name, body).await.map(drop)
+    }
+
+    async fn remove(&self, parent: Ino, name: &Name, body: Mutation) -> Result<Option<Ino>> {
+        let mut keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
+        let known = self.add_named(&mut keys, parent, name);
+        let token = self.cache.begin(&keys);
+        let done = self.mutate(body).await;
+        let (Ok(MutationOk::Removed { .. } | MutationOk::Done), true) = (&done, known) else {
+            self.changed_unseen(token, &keys, &done);
+            return removed(done);
+        };
+        let learned = Learned {
+            name: Some((parent, name, None)),
+            ..Learned::default()
+        };
+        self.cache.end(token, &keys, learned);
+        removed(done)
+    }
+
+    /// rename(2); gives the inode that lost its last name, if any.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists`, `NotEmpty`, `IsDir`, `NotDir`, `Invalid` (into itself), and those of
+    /// [`mutate`](Self::mutate).
+    pub async fn rename(
+        &self,
+        from_parent: Ino,
+        from_name: &Name,
+        to_parent: Ino,
+        to_name: &Name,
+        mode: RenameMode,
+    ) -> Result<Option<Ino>> {
+        let body = Mutation::Rename {
+            from_parent,
+            from_name: from_name.clone(),
+            to_parent,
+            to_name: to_name.clone(),
+            mode,
+        };
+        let mut keys = vec![
+            Key::Name(from_parent, from_name.clone()),
+            Key::Name(to_parent, to_name.clone()),
+            Key::Node(from_parent),
+            Key::Node(to_parent),
+        ];
+        let moved = self.cache.name(from_parent, from_name).flatten();
+        let known = self.add_named(&mut keys, from_parent, from_name)
+            & self.add_named(&mut keys, to_parent, to_name);
+        let token = self.cache.begin(&keys);
+        let done = self.mutate(body).await;
+        let (Ok(_), true) = (&done, known) else {
+            self.changed_unseen(token, &keys, &done);
+            return removed(done);
+        };
+        let same = (from_parent, from_name) == (to_parent, to_name);
+        let learned = Learned {
+            name: moved
+                .filter(|_| mode != RenameMode::Exchange && !same)
+                .map(|ino| (to_parent, to_name, Some(ino))),
+            ..Learned::default()
+        };
+        self.cache.end(token, &keys, learned);
+        removed(done)
+    }
+
+    /// Adds the inode that a name stands for to what a change affects; false if it is not known.
+    fn add_named(&self, keys: &mut Vec<Key>, parent: Ino, name: &Name) -> bool {
+        let named = self.cache.name(parent, name);
+        keys.extend(named.flatten().map(Key::Node));
+        named.is_some()
+    }
+
+    /// Ends a change that failed, or that changed an inode we cannot name: what might be outdated is
+    /// dropped.
+    pub(super) fn changed_unseen(
+        &self,
+        token: super::cache::Token,
+        keys: &[Key],
+        done: &Result<MutationOk>,
+    ) {
+        self.cache.end(token, keys, Learned::default());
+        match done {
+            Ok(_) => self.cache.drop_nodes(),
+            // It may still happen, and nobody would tell us.
+            Err(ClientError::Unknown { .. }) => self.cache.drop_all(),
+            Err(_) => {}
+        }
+    }
+}
+
+fn removed(done: Result<MutationOk>) -> Result<Option<Ino>> {
+    match done? {
+        MutationOk::Removed { orphan } => Ok(orphan),
+        MutationOk::Done => Ok(None),
+        _ => Err(ClientError::Mismatch { asked: "remove" }),
+    }
+}
+
+/// Components of a path, `.` and `..` resolved lexically.
+///
+/// # Errors
+/// A component is no file name.
+pub fn split_path(path: &[u8]) -> Result<Vec<Name>> {
+    let mut names: Vec<Name> = Vec::new();
+    for part in path.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                names.pop();
+            }
+            _ => names.push(Name::new(part).map_err(|e| {
+                let code = match e {
+                    NameError::TooLong => ErrorCode::NameTooLong,
+                    NameError::Invalid => ErrorCode::Invalid,
+                };
+                WireError::new(code, e.to_string())
+            })?),
+        }
+    }
+    Ok(names)
+}
+
+/// A node to create with neither device number nor target.
+#[must_use]
+pub fn new_node(kind: FileKind, mode: u32, uid: u32, gid: u32) -> NewNode {
+    NewNode {
+        kind,
+        mode,
+        uid,
+        gid,
+        rdev: 0,
+        target: Vec::new(),
+    }
+}

@@ -1,0 +1,110 @@
+//! Views: what a placement group holds, and which inodes some groups hold.
+use super::keys;
+use super::read;
+use super::walk;
+use crate::master::state::StateError;
+use crate::store::{KvRead, prefix_end};
+use crate::types::{ChunkNo, Extent, Ino, PgId, PgMap, pg_of};
+use crate::wire::master::PgRow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows of a PG after `(inode, chunk)`, ascending, at most `limit`; true at the end. A row lists every
+/// object in this PG that any kept version of the chunk refers to; the home chunk's also the stamp.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn pg_rows(
+    kv: &dyn KvRead,
+    map: &PgMap,
+    pg: PgId,
+    after: Option<(Ino, ChunkNo)>,
+    limit: usize,
+) -> Result<(Vec<PgRow>, bool), StateError> {
+    let prefix = keys::pg_index_of(pg);
+    let from = match after {
+        Some((ino, chunk)) => read::after(&keys::pg_index(pg, ino, chunk)),
+        None => prefix.clone(),
+    };
+    let limit = limit.max(1);
+    let mut pairs = kv.scan(&from, &prefix_end(&prefix), limit + 1)?;
+    let is_end = pairs.len() <= limit;
+    pairs.truncate(limit);
+    let mut rows = Vec::with_capacity(pairs.len());
+    for (key, _) in pairs {
+        let at = prefix.len();
+        let (ino, chunk) = (keys::u64_at(&key, at), keys::u32_at(&key, at + 8));
+        let (Some(ino), Some(chunk)) = (ino.map(Ino), chunk.map(ChunkNo)) else {
+            return Err(read::broken("PG index", &key));
+        };
+        rows.push(pg_row(kv, map, pg, ino, chunk)?);
+    }
+    Ok((rows, is_end))
+}
+
+fn pg_row(
+    kv: &dyn KvRead,
+    map: &PgMap,
+    pg: PgId,
+    ino: Ino,
+    chunk: ChunkNo,
+) -> Result<PgRow, StateError> {
+    let mut objects = BTreeMap::new();
+    for (key, value) in read::all(kv, &keys::rows_of_chunk(ino, chunk))? {
+        let extents: Vec<Extent> = read::decode("row", &key, &value)?;
+        let here = extents.into_iter().filter(|e| e.pg == pg);
+        objects.extend(here.map(|e| (e.object, e.sum)));
+    }
+    let pgs = u16::try_from(map.pgs.len()).unwrap_or(u16::MAX);
+    let is_home = chunk == ChunkNo::HOME && pg_of(ino, chunk, pgs) == pg;
+    let inode = read::known_inode(kv, ino)?;
+    let is_committed = inode.revision.0 > 0;
+    Ok(PgRow {
+        ino,
+        chunk,
+        objects: objects.into_iter().collect(),
+        clean: (is_home && is_committed).then_some((inode.revision, inode.op)),
+    })
+}
+
+/// Inodes above `after` that have a row in any of `pgs`, ascending, at most `limit`, each with one path
+/// (empty for what has no name, such as deleted history) and its size; true at the end.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn inos_of_pgs(
+    kv: &dyn KvRead,
+    pgs: &BTreeSet<PgId>,
+    after: Ino,
+    limit: usize,
+) -> Result<(Vec<(Ino, Vec<u8>, u64)>, bool), StateError> {
+    let mut heads: BTreeSet<(Ino, PgId)> = BTreeSet::new();
+    for pg in pgs {
+        heads.extend(next_ino(kv, *pg, after)?.map(|ino| (ino, *pg)));
+    }
+    let mut found = Vec::new();
+    while let Some((ino, _)) = heads.first().copied() {
+        if found.len() == limit.max(1) {
+            return Ok((found, false));
+        }
+        let inode = read::known_inode(kv, ino)?;
+        let path = walk::paths(kv, ino, 1)?.pop().unwrap_or_default();
+        found.push((ino, path, inode.size));
+        while let Some((_, pg)) = heads.first().copied().filter(|(head, _)| *head == ino) {
+            heads.pop_first();
+            heads.extend(next_ino(kv, pg, ino)?.map(|next| (next, pg)));
+        }
+    }
+    Ok((found, true))
+}
+
+/// The next inode above `after` with a row in `pg`.
+fn next_ino(kv: &dyn KvRead, pg: PgId, after: Ino) -> Result<Option<Ino>, StateError> {
+    let prefix = keys::pg_index_of(pg);
+    let from = keys::pg_index(pg, Ino(after.0.saturating_add(1)), ChunkNo(0));
+    let first = kv.scan(&from, &prefix_end(&prefix), 1)?;
+    let parse = |(key, _): &(Vec<u8>, Vec<u8>)| {
+        let ino = keys::u64_at(key, prefix.len());
+        ino.map(Ino).ok_or_else(|| read::broken("PG index", key))
+    };
+    first.first().map(parse).transpose()
+}
