@@ -19,7 +19,7 @@
 //! | `m` | inode, version, chunk | row (reverse of `e`) |
 //!
 //! Numbers are big-endian, so that a scan is in order; a name is the rest of its key.
-use crate::types::{ChunkNo, ClientId, Ino, Name, ObjectId, PgId, Time, VersionNo};
+use crate::types::{ChunkNo, ClientId, Ino, Name, ObjectId, OpId, PgId, Time, VersionNo};
 
 /// A key being built.
 struct Key(Vec<u8>);
@@ -100,6 +100,9 @@ pub(super) fn rows_of_chunk(ino: Ino, chunk: ChunkNo) -> Vec<u8> {
 }
 pub(super) fn row(ino: Ino, chunk: ChunkNo, version: VersionNo) -> Vec<u8> {
     Key::new(ROWS).u64(ino.0).u32(chunk.0).u64(version.0).0
+}
+pub(super) fn refs_of(op: OpId) -> Vec<u8> {
+    Key::new(REFS).u128(op.client.0).u64(op.seq).0
 }
 pub(super) fn object(id: ObjectId) -> Vec<u8> {
     let key = Key::new(REFS).u128(id.op.client.0).u64(id.op.seq);

@@ -190,6 +190,15 @@ pub fn end_session(ctx: &mut ApplyCtx<'_>, client: ClientId) -> Result<(), State
     broken_only(tx::run(ctx, |tx| Ok(commit::end_session(tx, client)?)))
 }
 
+/// True iff an object that `op` wrote is in use: then the op was applied.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn op_is_referenced(kv: &dyn KvRead, op: OpId) -> Result<bool, StateError> {
+    let prefix = keys::refs_of(op);
+    Ok(!kv.scan(&prefix, &prefix_end(&prefix), 1)?.is_empty())
+}
+
 /// Drops deleted names, oldest first: those deleted before `before`, and more while there are more
 /// than `keep_names`; at most `max`. Answers how many.
 ///
