@@ -43,10 +43,13 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
             makes_room = read::window(&tx.kv, ino)?.len() < KEPT;
             versions::begin(tx, ino, &mut inode)?;
         }
+        let kept = read::versions(&tx.kv, ino)?;
+        let older = kept.iter().map(|rec| rec.no);
+        let older = older.filter(|no| *no < inode.version && no.0 > 0).max();
         for (chunk, row) in &plan.rows {
             let old = read::row_at(&tx.kv, ino, *chunk, inode.version)?;
             let was = old.map_or(0, |(_, extents)| read::covered(&extents));
-            rows::write_row(tx, ino, *chunk, inode.version, row)?;
+            rows::write_row(tx, ino, *chunk, (older, inode.version), row)?;
             inode.allocated = inode.allocated + read::covered(row) - was;
         }
         inode.size = plan.size;
