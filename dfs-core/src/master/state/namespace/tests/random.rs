@@ -174,25 +174,49 @@ impl Run {
         };
         self.tokens.insert((client, ino), token);
         let op = self.w.next_op(client);
-        let old = self.model.nodes[&ino].cells.clone();
+        let Some((change, cells)) = self.any_change(ino, op) else {
+            return;
+        };
+        let mut origin = 0;
+        for put in namespace::content::puts(&change) {
+            self.origins.insert(put.object, origin);
+            origin += u64::from(put.len);
+        }
+        let commit = self.w.commit_of(ino, token, change);
+        let before = self.w.attr(ino);
+        match self.w.commit(op, commit).unwrap() {
+            MutationOk::Committed { attr, revision, .. } => {
+                assert_eq!(revision, before.revision.next());
+                assert_eq!(attr.size, cells.len() as u64 * CELL);
+            }
+            other => panic!("{other:?}"),
+        }
+        self.count("change", true);
+        let newest = read::known_inode(&self.w.kv, ino).unwrap().version;
+        self.versions.insert((ino, newest), cells.clone());
+        self.model.nodes.get_mut(&ino).unwrap().cells = cells;
+    }
+
+    /// A random change, and what it makes of the file.
+    fn any_change(&mut self, ino: Ino, op: OpId) -> Option<(Change, Vec<Cell>)> {
         let mut node = self.model.nodes[&ino].clone();
-        let eof = old.len() as u64;
-        let (offset, len) = (self.rng.random_range(0..20), self.rng.random_range(1..12));
-        let all_puts = |at: u64, len: u64| puts(op, at * CELL, (len * CELL) as u32);
+        let eof = node.cells.len() as u64;
+        let (offset, len) = (
+            self.rng.random_range(0..20u64),
+            self.rng.random_range(1..12u64),
+        );
+        let all_puts = |at: u64| puts(op, at * CELL, (len * CELL) as u32);
         let change = match self.rng.random_range(0..12) {
             0..5 => {
                 node.write(op, offset, len);
-                Change::Write {
-                    puts: all_puts(offset, len),
-                }
+                let puts = all_puts(offset);
+                Change::Write { puts }
             }
             5..7 if eof < 40 => {
-                let at = if offset < 10 { eof } else { offset };
+                let expected = if offset < 10 { eof } else { offset };
                 node.write(op, eof, len);
-                Change::Append {
-                    at: at * CELL,
-                    puts: all_puts(at, len),
-                }
+                let (at, puts) = (expected * CELL, all_puts(expected));
+                Change::Append { at, puts }
             }
             7 | 8 => {
                 let size = if offset < 5 { 0 } else { offset };
@@ -206,7 +230,7 @@ impl Run {
                 Change::Punch { offset, len }
             }
             10 => {
-                node.cells.resize(old.len().max(offset as usize), None);
+                node.cells.resize(eof.max(offset) as usize, None);
                 let size = offset * CELL;
                 Change::Extend { size }
             }
@@ -215,41 +239,19 @@ impl Run {
                 node.write(op, offset, len);
                 let size = offset + len + 1;
                 node.cells.resize(size as usize, None);
-                Change::Replace {
-                    puts: all_puts(offset, len),
-                    size: size * CELL,
-                }
+                let (puts, size) = (all_puts(offset), size * CELL);
+                Change::Replace { puts, size }
             }
             _ => {
-                let kept: Vec<_> = self.kept_versions();
-                let Some((from, no)) = kept.choose(&mut self.rng).copied() else {
-                    return;
-                };
-                node.cells = self.version(from, no);
+                let (from, inode_version) = self.kept_versions().choose(&mut self.rng).copied()?;
+                node.cells = self.version(from, inode_version);
                 Change::Restore {
                     from,
-                    inode_version: no,
+                    inode_version,
                 }
             }
         };
-        let mut origin = 0;
-        for put in namespace::content::puts(&change) {
-            self.origins.insert(put.object, origin);
-            origin += u64::from(put.len);
-        }
-        let commit = self.w.commit_of(ino, token, change);
-        let before = self.w.attr(ino);
-        match self.w.commit(op, commit).unwrap() {
-            MutationOk::Committed { attr, revision, .. } => {
-                assert_eq!(revision, before.revision.next());
-                assert_eq!(attr.size, node.cells.len() as u64 * CELL);
-            }
-            other => panic!("{other:?}"),
-        }
-        self.count("change", true);
-        let newest = read::known_inode(&self.w.kv, ino).unwrap().version;
-        self.versions.insert((ino, newest), node.cells.clone());
-        self.model.nodes.insert(ino, node);
+        Some((change, node.cells))
     }
 
     fn kept_versions(&self) -> Vec<(Ino, VersionNo)> {
