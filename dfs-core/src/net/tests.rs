@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A test.
 use super::conn::deadline_in;
 use super::*;
 use crate::types::ClusterId;

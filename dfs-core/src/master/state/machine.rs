@@ -83,6 +83,20 @@ impl<K: Kv> MasterState<K> {
         })
     }
 
+    /// Reads everything again that is cached: the tables were replaced.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn reload(&mut self) -> Result<(), StateError> {
+        self.applied = keys::get(&self.kv, "applied", keys::APPLIED)?.unwrap_or_default();
+        self.cluster = keys::get(&self.kv, "cluster", keys::CLUSTER)?;
+        self.sessions = Sessions::load(&self.kv)?;
+        self.pgs = Pgs::load(&self.kv)?;
+        self.stores = Stores::load(&self.kv)?;
+        self.repair_paused = keys::get(&self.kv, "paused", keys::PAUSED)?.unwrap_or(false);
+        Ok(())
+    }
+
     /// Applies one entry.
     ///
     /// # Errors

@@ -1,0 +1,279 @@
+//! Committed entries: applied in order, each followed at once by what it means for the leader.
+use super::event::MasterAction;
+use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
+use super::machine::{Master, refusal, reply};
+use crate::consensus::{CommittedEntry, RaftEvent};
+use crate::master::command::{Command, LogEntry};
+use crate::master::state::{Applied, WatchEvent};
+use crate::types::{ClientId, Ino, LogIndex, Time};
+use crate::wire::master::{MasterResponse, QueryAnswer};
+use crate::wire::rpc::ReplyTo;
+use crate::wire::{MutationOk, Push, Query, WireError};
+
+impl Master {
+    pub(super) fn apply(&mut self, entries: Vec<CommittedEntry>, out: &mut Vec<MasterAction>) {
+        for entry in entries {
+            self.snapshots.applied_since_flush += 1;
+            if entry.conf_state.is_some() {
+                self.hint_changed();
+            }
+            if let Err(why) = self.apply_one(&entry, out) {
+                tracing::error!(index = %entry.index, %why, "cannot apply: this voter stops");
+                self.fail(&why, out);
+                return;
+            }
+        }
+        let index = self.state.applied().index;
+        self.to_raft(RaftEvent::Applied { index });
+        self.answer_confirmed(out);
+    }
+
+    fn apply_one(
+        &mut self,
+        entry: &CommittedEntry,
+        out: &mut Vec<MasterAction>,
+    ) -> Result<(), String> {
+        let pending = match (entry.token, self.leading.as_deref_mut()) {
+            (Some(token), Some(leading)) => leading.pending.remove(&token),
+            _ => None,
+        };
+        if entry.data.is_empty() {
+            if let Some(token) = entry.token {
+                self.voter_change_done(token);
+            }
+            let done = self.state.apply_empty(entry.index, entry.term);
+            return done.map_err(|e| e.to_string());
+        }
+        let decoded: LogEntry = postcard::from_bytes(&entry.data)
+            .map_err(|e| format!("entry {} does not decode: {e}", entry.index))?;
+        let applied = self
+            .state
+            .apply(entry.index, entry.term, &decoded)
+            .map_err(|e| e.to_string())?;
+        if let Command::StoreSeen { .. } | Command::VoterAssigned { .. } = &decoded.command {
+            self.hint_changed();
+        }
+        if self.leading.is_some() {
+            self.after(entry.index, &decoded, applied, pending, out);
+        }
+        Ok(())
+    }
+
+    /// What an applied entry means for the leader.
+    fn after(
+        &mut self,
+        index: LogIndex,
+        entry: &LogEntry,
+        applied: Applied,
+        pending: Option<Pending>,
+        out: &mut Vec<MasterAction>,
+    ) {
+        self.note_command(index, &entry.command, &applied, pending.as_ref());
+        self.tell_watchers(&applied.watch, entry.at, out);
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let author = applied.result.as_ref().map(|(op, _)| op.client);
+        let wait = leading
+            .coherence
+            .touch(author, &applied.touched, index, now, out);
+        if let Some((op, Ok(ok))) = &applied.result
+            && let Some(ino) = cached_by_author(ok)
+        {
+            leading.coherence.register(op.client, ino, out, now);
+        }
+        let Some(pending) = pending else { return };
+        match pending {
+            Pending::Mutate { to } => {
+                let result = applied.result.map(|(_, result)| result);
+                match (result, wait) {
+                    (Some(Ok(ok)), Some(wait)) => {
+                        let body = Box::new(MasterResponse::Mutated(ok));
+                        leading.held.insert(wait, Held::Reply { to, body });
+                    }
+                    (Some(Ok(ok)), None) => out.push(reply(to, MasterResponse::Mutated(ok))),
+                    (Some(Err(error)), _) => out.push(refusal(to, error)),
+                    (None, _) => out.push(refusal(to, crate::wire::ErrorCode::Internal.into())),
+                }
+            }
+            Pending::OpenSession { to, client } => {
+                let answer = self.session_opened(client, to, applied.refused);
+                out.push(answer);
+            }
+            Pending::Control { to } => out.push(done_or(to, applied.refused)),
+            Pending::RaiseLease(asked) => self.lease_raised(asked, applied.refused, out),
+            Pending::Task(task) => {
+                leading.busy.remove(&task);
+                if let Some(error) = applied.refused {
+                    tracing::warn!(?task, %error, "the state machine refused a task");
+                }
+                if task == Task::Voters {
+                    self.voter_assigned(&entry.command, out);
+                }
+            }
+        }
+    }
+
+    /// Soft state that follows from a command, whoever proposed it.
+    fn note_command(
+        &mut self,
+        index: LogIndex,
+        command: &Command,
+        applied: &Applied,
+        pending: Option<&Pending>,
+    ) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        match command {
+            Command::OpenSession { client, .. } if applied.refused.is_none() => {
+                leading.liveness.heard(*client, self.now);
+                // One that the former leader opened may have caches that are not known here.
+                match pending {
+                    Some(Pending::OpenSession { to, .. }) => {
+                        leading.coherence.opened(*client, to.conn);
+                    }
+                    _ => leading.coherence.found(*client),
+                }
+            }
+            Command::BeginEpoch { .. } if applied.map_changed => {
+                leading.stores.last_begin = index;
+            }
+            _ => {}
+        }
+        if let Some(client) = applied.ended {
+            leading.liveness.ended(client);
+            leading.coherence.ended(client);
+            leading.unsealed.extend(leading.opens.end(client));
+        }
+        leading.stores.news |= applied.notes_added || applied.map_changed;
+        if applied.map_changed {
+            self.map_changed();
+        }
+    }
+
+    fn lease_raised(
+        &mut self,
+        asked: OpenAsked,
+        refused: Option<WireError>,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if let Some(error) = refused {
+            if asked.fresh {
+                leading.opens.release(asked.client, asked.ino);
+            }
+            out.push(refusal(asked.to, error));
+            return;
+        }
+        let read = Read {
+            to: asked.to,
+            arrived: self.now,
+            what: ReadKind::Open(asked),
+        };
+        leading.reads.push(read);
+        leading.reads_count += 1;
+    }
+
+    fn tell_watchers(&mut self, events: &[WatchEvent], at: Time, out: &mut Vec<MasterAction>) {
+        let Some(leading) = self.leading.as_deref() else {
+            return;
+        };
+        if leading.watchers.is_empty() {
+            return;
+        }
+        for event in events {
+            let Some(dir) = self.path_of(event.parent) else {
+                continue;
+            };
+            let path = joined(&dir, event.name.as_bytes());
+            for (conn, root) in &leading.watchers {
+                let below = self
+                    .path_of(*root)
+                    .is_some_and(|root| is_below(&path, &root));
+                if below {
+                    let (added, kind) = (event.added, event.kind);
+                    let push = Push::Watch {
+                        added,
+                        path: path.clone(),
+                        kind,
+                        at,
+                    };
+                    out.push(MasterAction::Push { conn: *conn, push });
+                }
+            }
+        }
+    }
+
+    fn path_of(&self, ino: Ino) -> Option<Vec<u8>> {
+        if ino == Ino::ROOT {
+            return Some(b"/".to_vec());
+        }
+        match self.state.query(&Query::Paths { ino }) {
+            Ok(QueryAnswer::Paths(paths)) => paths.into_iter().next(),
+            _ => None,
+        }
+    }
+
+    /// Answers and opens whose waits are over.
+    pub(super) fn release_waits(&mut self, out: &mut Vec<MasterAction>) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        for settled in leading.coherence.take_settled() {
+            let Some(leading) = self.leading.as_deref_mut() else {
+                return;
+            };
+            match leading.held.remove(&settled.wait) {
+                Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
+                Some(Held::Unknown(asked)) => self.check_open(asked, out),
+                Some(Held::Recalled(asked)) if settled.lapsed => {
+                    leading.opens.downgrade_others(asked.ino, asked.client);
+                    let command = Command::RaiseLease { ino: asked.ino };
+                    self.propose(command, Pending::RaiseLease(asked));
+                }
+                Some(Held::Recalled(asked)) => self.lease_raised(asked, None, out),
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn has_session(&self, client: ClientId) -> bool {
+        self.state.session(client).is_some()
+    }
+}
+
+fn done_or(to: ReplyTo, refused: Option<WireError>) -> MasterAction {
+    match refused {
+        Some(error) => refusal(to, error),
+        None => reply(to, MasterResponse::Done),
+    }
+}
+
+/// The inode whose attributes an answer carries: its author may cache them.
+fn cached_by_author(ok: &MutationOk) -> Option<Ino> {
+    match ok {
+        MutationOk::Entry { attr, .. }
+        | MutationOk::Attr(attr)
+        | MutationOk::Committed { attr, .. } => Some(attr.ino),
+        MutationOk::Done | MutationOk::Removed { .. } => None,
+    }
+}
+
+fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = dir.to_vec();
+    if path.last() != Some(&b'/') {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+fn is_below(path: &[u8], root: &[u8]) -> bool {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.first() == Some(&b'/'))
+}

@@ -1,0 +1,512 @@
+//! Who caches what, and whom a change must wait for. Soft state of one term.
+//!
+//! A session that reads with interest may keep what it read until it is told otherwise, and while
+//! its grant lasts (2 s after each answered keep-alive). A change of an inode is acknowledged to
+//! its author only when every other interested session has acknowledged the invalidation or its
+//! grant has run out. Steps of a change: look up interests; push `Invalidate` to each; the change
+//! [waits](WaitId) for the acks; an ack, a lapse, or the session's end counts it down.
+//!
+//! Invariants:
+//! 1. an interest ends only by the ack that names it, or with its session: a second change of the
+//!    same inode waits for the same ack;
+//! 2. a grant is not extended while a push is unacknowledged for more than half a grant, so no
+//!    change waits longer than one and a half; a push lapses only when the grant has run out;
+//! 3. a push that was not acknowledged is sent again when the session binds another connection;
+//! 4. until every session has said that the leader knows its caches (`clean_term`), or all grants
+//!    of the former leader have run out, changes wait: their interests are not known here.
+//!
+//! Source: leases as in Gray and Cheriton, SOSP 1989; the recall by ack or expiry is theirs.
+use super::event::MasterAction;
+use crate::types::{ClientId, Ino, LogIndex, Term, Time};
+use crate::wire::Push;
+use crate::wire::master::Touched;
+use crate::wire::rpc::ConnId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Something that waits for acks; the leader keeps what is to be done then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WaitId(u64);
+
+/// A wait that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub wait: WaitId,
+    /// Somebody did not answer a recall in time.
+    pub lapsed: bool,
+}
+
+/// Durations that coherence needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CoherenceConfig {
+    pub caches_valid: Duration,
+    pub caches_margin: Duration,
+    pub recall_timeout: Duration,
+    pub interests_max: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    /// Cached; position in the session's order of use.
+    Live(u64),
+    /// Push `seq` asks to drop it.
+    Leaving(u64),
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    push: Push,
+    sent_at: Time,
+    /// For a recall. An invalidation lapses with the session's grant.
+    recall_until: Option<Time>,
+    lapsed: bool,
+    waits: Vec<WaitId>,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    conn: Option<ConnId>,
+    /// Its caches and opens are known here.
+    clean: bool,
+    /// No cache is used after this.
+    granted_until: Time,
+    outstanding: BTreeMap<u64, Outstanding>,
+    inos: BTreeMap<Ino, Interest>,
+    /// Live interests by last use, oldest first.
+    order: BTreeMap<u64, Ino>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    left: usize,
+    lapsed: bool,
+}
+
+/// See the [module docs](self).
+#[derive(Debug)]
+pub(super) struct Coherence {
+    config: CoherenceConfig,
+    term: Term,
+    elected_at: Time,
+    seats: BTreeMap<ClientId, Seat>,
+    interested: BTreeMap<Ino, BTreeSet<ClientId>>,
+    waits: BTreeMap<WaitId, Wait>,
+    /// Waits for the sessions of the former leader.
+    for_election: Vec<WaitId>,
+    settled: Vec<Settled>,
+    counter: u64,
+}
+
+impl Coherence {
+    /// At an election: sessions that live, none of them known yet.
+    pub fn new(
+        config: CoherenceConfig,
+        term: Term,
+        now: Time,
+        sessions: impl IntoIterator<Item = ClientId>,
+    ) -> Self {
+        let seats = sessions
+            .into_iter()
+            .map(|client| (client, Seat::default()))
+            .collect();
+        Self {
+            config,
+            term,
+            elected_at: now,
+            seats,
+            interested: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            for_election: Vec::new(),
+            settled: Vec::new(),
+            counter: 0,
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// When grants of the former leader have run out.
+    fn election_over(&self) -> Time {
+        self.elected_at + self.config.caches_margin
+    }
+
+    /// True if the caches and opens of every session but `client` are known, or cannot matter.
+    pub fn knows_all_but(&self, client: Option<ClientId>, now: Time) -> bool {
+        let known = |(id, seat): (&ClientId, &Seat)| seat.clean || Some(*id) == client;
+        now >= self.election_over() || self.seats.iter().all(known)
+    }
+
+    /// True if every session has said what it has open.
+    pub fn knows_all(&self) -> bool {
+        self.seats.values().all(|seat| seat.clean)
+    }
+
+    /// A session began here: it caches nothing yet.
+    pub fn opened(&mut self, client: ClientId, conn: ConnId) {
+        if !self.seats.contains_key(&client) {
+            let seat = Seat {
+                conn: Some(conn),
+                clean: true,
+                ..Seat::default()
+            };
+            self.seats.insert(client, seat);
+        }
+    }
+
+    /// A session that the former leader opened: what it caches is not known here.
+    pub fn found(&mut self, client: ClientId) {
+        self.seats.entry(client).or_default();
+    }
+
+    /// A keep-alive arrived: binds the connection, and takes note of a session that is known now.
+    pub fn keep_alive(
+        &mut self,
+        client: ClientId,
+        conn: ConnId,
+        clean_term: Term,
+        now: Time,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let over = self.election_over();
+        let Some(seat) = self.seats.get_mut(&client) else {
+            return;
+        };
+        if seat.conn != Some(conn) {
+            seat.conn = Some(conn);
+            for outstanding in seat.outstanding.values() {
+                out.push(MasterAction::Push {
+                    conn,
+                    push: outstanding.push.clone(),
+                });
+            }
+        }
+        if clean_term == self.term && !seat.clean {
+            seat.clean = true;
+            if now < over && self.knows_all() {
+                self.settle_election();
+            }
+        }
+    }
+
+    /// What the answer to a keep-alive that arrived at `arrived` grants, counted from its sending.
+    /// The caller has confirmed its leadership since then.
+    pub fn grant(&mut self, client: ClientId, arrived: Time, now: Time) -> Duration {
+        let valid = self.config.caches_valid;
+        let Some(seat) = self.seats.get_mut(&client) else {
+            return Duration::ZERO;
+        };
+        let is_late = |o: &Outstanding| {
+            matches!(o.push, Push::Invalidate { .. }) && now.since(o.sent_at) > valid / 2
+        };
+        if !seat.clean || seat.outstanding.values().any(is_late) {
+            return Duration::ZERO;
+        }
+        seat.granted_until = seat.granted_until.max(arrived + valid);
+        valid
+    }
+
+    /// The session has read `ino` and may keep what it read.
+    pub fn register(&mut self, client: ClientId, ino: Ino, out: &mut Vec<MasterAction>, now: Time) {
+        let stamp = self.next();
+        let Some(seat) = self.seats.get_mut(&client) else {
+            return;
+        };
+        if let Some(Interest::Live(old)) = seat.inos.insert(ino, Interest::Live(stamp)) {
+            seat.order.remove(&old);
+        }
+        seat.order.insert(stamp, ino);
+        self.interested.entry(ino).or_default().insert(client);
+        if seat.order.len() > self.config.interests_max {
+            let oldest: Vec<Ino> = seat
+                .order
+                .values()
+                .take(self.config.interests_max / 100)
+                .copied()
+                .collect();
+            let touched = oldest.into_iter().map(everything).collect();
+            self.invalidate(client, touched, LogIndex(0), now, out);
+        }
+    }
+
+    /// A change by `author` touched these inodes. `None`: nobody to wait for.
+    pub fn touch(
+        &mut self,
+        author: Option<ClientId>,
+        touched: &[Touched],
+        as_of: LogIndex,
+        now: Time,
+        out: &mut Vec<MasterAction>,
+    ) -> Option<WaitId> {
+        let mut fresh: BTreeMap<ClientId, Vec<Touched>> = BTreeMap::new();
+        let mut pending: BTreeSet<(ClientId, u64)> = BTreeSet::new();
+        for touched in touched {
+            for client in self.interested.get(&touched.ino).into_iter().flatten() {
+                if Some(*client) == author {
+                    continue;
+                }
+                let seat = self
+                    .seats
+                    .get(client)
+                    .and_then(|seat| seat.inos.get(&touched.ino));
+                match seat {
+                    Some(Interest::Live(_)) => fresh.entry(*client).or_default().push(*touched),
+                    Some(Interest::Leaving(seq)) => {
+                        pending.insert((*client, *seq));
+                    }
+                    None => {}
+                }
+            }
+        }
+        for (client, touched) in fresh {
+            let seq = self.invalidate(client, touched, as_of, now, out);
+            pending.insert((client, seq));
+        }
+        let election = !touched.is_empty() && !self.knows_all_but(author, now);
+        self.wait_for(pending, election)
+    }
+
+    /// Pushes one invalidation; the interests leave with its ack.
+    fn invalidate(
+        &mut self,
+        client: ClientId,
+        touched: Vec<Touched>,
+        as_of: LogIndex,
+        now: Time,
+        out: &mut Vec<MasterAction>,
+    ) -> u64 {
+        let seq = self.next();
+        if let Some(seat) = self.seats.get_mut(&client) {
+            for t in &touched {
+                if let Some(Interest::Live(at)) = seat.inos.insert(t.ino, Interest::Leaving(seq)) {
+                    seat.order.remove(&at);
+                }
+            }
+        }
+        self.push(
+            client,
+            seq,
+            Push::Invalidate {
+                seq,
+                as_of,
+                touched,
+            },
+            None,
+            now,
+            out,
+        );
+        seq
+    }
+
+    /// Asks `writers` to flush `ino` because somebody opens it. `None`: nobody to wait for.
+    pub fn recall(
+        &mut self,
+        ino: Ino,
+        writers: &[ClientId],
+        now: Time,
+        out: &mut Vec<MasterAction>,
+    ) -> Option<WaitId> {
+        let until = now + self.config.recall_timeout;
+        let mut pending = BTreeSet::new();
+        for client in writers {
+            let seq = self.next();
+            self.push(
+                *client,
+                seq,
+                Push::Recall {
+                    seq,
+                    ino,
+                    shared: true,
+                },
+                Some(until),
+                now,
+                out,
+            );
+            pending.insert((*client, seq));
+        }
+        self.wait_for(pending, false)
+    }
+
+    /// A wait for the sessions of the former leader; `None` if they are known.
+    pub fn wait_for_election(&mut self, client: ClientId, now: Time) -> Option<WaitId> {
+        let unknown = !self.knows_all_but(Some(client), now);
+        self.wait_for(BTreeSet::new(), unknown)
+    }
+
+    fn push(
+        &mut self,
+        client: ClientId,
+        seq: u64,
+        push: Push,
+        recall_until: Option<Time>,
+        now: Time,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let Some(seat) = self.seats.get_mut(&client) else {
+            return;
+        };
+        if let Some(conn) = seat.conn {
+            out.push(MasterAction::Push {
+                conn,
+                push: push.clone(),
+            });
+        }
+        let outstanding = Outstanding {
+            push,
+            sent_at: now,
+            recall_until,
+            lapsed: false,
+            waits: Vec::new(),
+        };
+        seat.outstanding.insert(seq, outstanding);
+    }
+
+    fn wait_for(&mut self, pending: BTreeSet<(ClientId, u64)>, election: bool) -> Option<WaitId> {
+        let wait = WaitId(self.next());
+        let mut left = usize::from(election);
+        for (client, seq) in pending {
+            let seat = self.seats.get_mut(&client);
+            let Some(o) = seat.and_then(|seat| seat.outstanding.get_mut(&seq)) else {
+                continue;
+            };
+            if !o.lapsed {
+                o.waits.push(wait);
+                left += 1;
+            }
+        }
+        if left == 0 {
+            return None;
+        }
+        if election {
+            self.for_election.push(wait);
+        }
+        self.waits.insert(
+            wait,
+            Wait {
+                left,
+                lapsed: false,
+            },
+        );
+        Some(wait)
+    }
+
+    /// The session did what push `seq` asked.
+    pub fn ack(&mut self, client: ClientId, seq: u64) {
+        let Some(seat) = self.seats.get_mut(&client) else {
+            return;
+        };
+        let Some(outstanding) = seat.outstanding.remove(&seq) else {
+            return;
+        };
+        if let Push::Invalidate { touched, .. } = &outstanding.push {
+            for t in touched {
+                if seat.inos.get(&t.ino) == Some(&Interest::Leaving(seq)) {
+                    seat.inos.remove(&t.ino);
+                    forget(&mut self.interested, t.ino, client);
+                }
+            }
+        }
+        self.count_down(&outstanding.waits, false);
+    }
+
+    fn count_down(&mut self, waits: &[WaitId], lapsed: bool) {
+        for id in waits {
+            let Some(wait) = self.waits.get_mut(id) else {
+                continue;
+            };
+            wait.left -= 1;
+            wait.lapsed |= lapsed;
+            if wait.left == 0 {
+                self.settled.push(Settled {
+                    wait: *id,
+                    lapsed: wait.lapsed,
+                });
+                self.waits.remove(id);
+            }
+        }
+    }
+
+    fn settle_election(&mut self) {
+        let waits = std::mem::take(&mut self.for_election);
+        self.count_down(&waits, false);
+    }
+
+    /// A connection is gone; its session may come back on another one.
+    pub fn conn_closed(&mut self, conn: ConnId) {
+        for seat in self
+            .seats
+            .values_mut()
+            .filter(|seat| seat.conn == Some(conn))
+        {
+            seat.conn = None;
+        }
+    }
+
+    /// A session ended: it closed (and uses no cache), or it expired (and must not).
+    pub fn ended(&mut self, client: ClientId) {
+        let Some(seat) = self.seats.remove(&client) else {
+            return;
+        };
+        for ino in seat.inos.keys() {
+            forget(&mut self.interested, *ino, client);
+        }
+        for outstanding in seat.outstanding.values().filter(|o| !o.lapsed) {
+            self.count_down(&outstanding.waits, false);
+        }
+        if self.knows_all() {
+            self.settle_election();
+        }
+    }
+
+    /// Lets go of what waits for sessions whose time has run out.
+    pub fn tick(&mut self, now: Time) {
+        if !self.for_election.is_empty() && now >= self.election_over() {
+            self.settle_election();
+        }
+        let mut lapsed = Vec::new();
+        for seat in self.seats.values_mut() {
+            let until = seat.granted_until;
+            for o in seat.outstanding.values_mut() {
+                if !o.lapsed && now >= o.recall_until.unwrap_or(until) {
+                    o.lapsed = true;
+                    let is_recall = o.recall_until.is_some();
+                    lapsed.push((std::mem::take(&mut o.waits), is_recall));
+                }
+            }
+            // A recall has no second chance: the lease is raised instead.
+            seat.outstanding
+                .retain(|_, o| !(o.lapsed && o.recall_until.is_some()));
+        }
+        for (waits, is_recall) in lapsed {
+            self.count_down(&waits, is_recall);
+        }
+    }
+
+    /// Waits that are over since the last call.
+    pub fn take_settled(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.settled)
+    }
+}
+
+fn everything(ino: Ino) -> Touched {
+    Touched {
+        ino,
+        attrs: true,
+        content: true,
+        entries: true,
+    }
+}
+
+fn forget(interested: &mut BTreeMap<Ino, BTreeSet<ClientId>>, ino: Ino, client: ClientId) {
+    if let Some(of_ino) = interested.get_mut(&ino) {
+        of_ino.remove(&client);
+        if of_ino.is_empty() {
+            interested.remove(&ino);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "coherence_tests.rs"]
+mod tests;

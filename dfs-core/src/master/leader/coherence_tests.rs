@@ -1,0 +1,214 @@
+use super::*;
+
+const A: ClientId = ClientId(1);
+const B: ClientId = ClientId(2);
+const I: Ino = Ino(7);
+const T: Term = Term(3);
+
+fn ms(n: u64) -> Time {
+    Time(1_000_000_000_000 + n * 1_000_000)
+}
+
+fn config() -> CoherenceConfig {
+    CoherenceConfig {
+        caches_valid: Duration::from_secs(2),
+        caches_margin: Duration::from_millis(2200),
+        recall_timeout: Duration::from_secs(2),
+        interests_max: 100,
+    }
+}
+
+/// Two known sessions on connections 1 and 2, each granted at 0.
+fn two() -> (Coherence, Vec<MasterAction>) {
+    let mut c = Coherence::new(config(), T, ms(0), []);
+    c.opened(A, ConnId(1));
+    c.opened(B, ConnId(2));
+    assert_eq!(c.grant(A, ms(0), ms(0)), Duration::from_secs(2));
+    assert_eq!(c.grant(B, ms(0), ms(0)), Duration::from_secs(2));
+    (c, Vec::new())
+}
+
+fn touch(c: &mut Coherence, by: ClientId, at: u64, out: &mut Vec<MasterAction>) -> Option<WaitId> {
+    c.touch(Some(by), &[everything(I)], LogIndex(5), ms(at), out)
+}
+
+fn pushed(out: &mut Vec<MasterAction>) -> Vec<(ConnId, u64)> {
+    out.drain(..)
+        .map(|a| match a {
+            MasterAction::Push {
+                conn,
+                push: Push::Invalidate { seq, .. } | Push::Recall { seq, .. },
+            } => (conn, seq),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_change_waits_for_the_ack_of_another_interested_session_only() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    assert_eq!(
+        touch(&mut c, A, 2, &mut out),
+        None,
+        "its own interest does not matter"
+    );
+    let wait = touch(&mut c, B, 3, &mut out).unwrap();
+    let [(conn, seq)] = pushed(&mut out)[..] else {
+        panic!()
+    };
+    assert_eq!(conn, ConnId(1));
+    assert!(c.take_settled().is_empty());
+    c.ack(A, seq);
+    assert_eq!(
+        c.take_settled(),
+        vec![Settled {
+            wait,
+            lapsed: false
+        }]
+    );
+    assert_eq!(touch(&mut c, B, 4, &mut out), None, "the interest is over");
+}
+
+#[test]
+fn a_second_change_waits_for_the_same_ack() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    let first = touch(&mut c, B, 2, &mut out).unwrap();
+    let second = touch(&mut c, B, 3, &mut out).unwrap();
+    let pushes = pushed(&mut out);
+    assert_eq!(pushes.len(), 1, "asked once");
+    c.ack(A, pushes[0].1);
+    let settled: Vec<_> = c.take_settled().iter().map(|s| s.wait).collect();
+    assert_eq!(settled, vec![first, second]);
+}
+
+#[test]
+fn a_silent_session_is_waited_for_until_its_grant_has_run_out_and_not_longer() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    let wait = touch(&mut c, B, 1500, &mut out).unwrap();
+    c.tick(ms(1999));
+    assert!(c.take_settled().is_empty());
+    c.tick(ms(2000));
+    assert_eq!(
+        c.take_settled(),
+        vec![Settled {
+            wait,
+            lapsed: false
+        }]
+    );
+}
+
+#[test]
+fn a_session_that_never_acks_gets_no_further_grant() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    touch(&mut c, B, 10, &mut out).unwrap();
+    assert_eq!(c.grant(A, ms(500), ms(500)), Duration::from_secs(2));
+    assert_eq!(c.grant(A, ms(1100), ms(1100)), Duration::ZERO);
+    c.tick(ms(2499));
+    assert!(c.take_settled().is_empty());
+    c.tick(ms(2500));
+    assert_eq!(c.take_settled().len(), 1);
+    // The next change does not wait for it either, and its ack brings it back.
+    assert_eq!(touch(&mut c, B, 2600, &mut out), None);
+    let seq = pushed(&mut out)[0].1;
+    assert_eq!(c.grant(A, ms(2700), ms(2700)), Duration::ZERO);
+    c.ack(A, seq);
+    assert_eq!(c.grant(A, ms(2800), ms(2800)), Duration::from_secs(2));
+}
+
+#[test]
+fn an_unacknowledged_push_is_sent_again_on_another_connection() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    c.conn_closed(ConnId(1));
+    touch(&mut c, B, 10, &mut out).unwrap();
+    assert!(out.is_empty(), "nowhere to push to");
+    c.keep_alive(A, ConnId(9), T, ms(20), &mut out);
+    let [(conn, seq)] = pushed(&mut out)[..] else {
+        panic!()
+    };
+    assert_eq!(conn, ConnId(9));
+    c.ack(A, seq);
+    assert_eq!(c.take_settled().len(), 1);
+}
+
+#[test]
+fn the_end_of_a_session_frees_what_waits_for_it() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    touch(&mut c, B, 10, &mut out).unwrap();
+    c.ended(A);
+    assert_eq!(c.take_settled().len(), 1);
+    assert_eq!(touch(&mut c, B, 11, &mut out), None);
+}
+
+#[test]
+fn after_an_election_changes_wait_until_every_session_is_known() {
+    let mut out = Vec::new();
+    let mut c = Coherence::new(config(), T, ms(0), [A, B]);
+    c.keep_alive(B, ConnId(2), T, ms(5), &mut out);
+    let wait = touch(&mut c, B, 10, &mut out).unwrap();
+    c.keep_alive(A, ConnId(1), Term(2), ms(20), &mut out);
+    assert_eq!(
+        c.grant(A, ms(20), ms(20)),
+        Duration::ZERO,
+        "its caches are not known"
+    );
+    assert!(c.take_settled().is_empty());
+    c.keep_alive(A, ConnId(1), T, ms(30), &mut out);
+    assert_eq!(
+        c.take_settled(),
+        vec![Settled {
+            wait,
+            lapsed: false
+        }]
+    );
+}
+
+#[test]
+fn after_an_election_a_lost_session_is_waited_for_one_grant_and_a_tenth() {
+    let mut out = Vec::new();
+    let mut c = Coherence::new(config(), T, ms(0), [A]);
+    c.opened(B, ConnId(2));
+    touch(&mut c, B, 10, &mut out).unwrap();
+    c.tick(ms(2199));
+    assert!(c.take_settled().is_empty());
+    c.tick(ms(2200));
+    assert_eq!(c.take_settled().len(), 1);
+    assert_eq!(touch(&mut c, B, 2300, &mut out), None);
+}
+
+#[test]
+fn a_recall_that_is_not_answered_lapses() {
+    let (mut c, mut out) = two();
+    let wait = c.recall(I, &[A], ms(100), &mut out).unwrap();
+    assert_eq!(pushed(&mut out).len(), 1);
+    c.tick(ms(2099));
+    assert!(c.take_settled().is_empty());
+    c.tick(ms(2100));
+    assert_eq!(c.take_settled(), vec![Settled { wait, lapsed: true }]);
+}
+
+#[test]
+fn the_oldest_interests_are_dropped_beyond_the_bound_and_stay_until_acked() {
+    let (mut c, mut out) = two();
+    for i in 0..101 {
+        c.register(A, Ino(i), &mut out, ms(1));
+    }
+    let [(_, seq)] = pushed(&mut out)[..] else {
+        panic!()
+    };
+    let old = everything(Ino(0));
+    assert!(
+        c.touch(Some(B), &[old], LogIndex(1), ms(2), &mut out)
+            .is_some()
+    );
+    c.ack(A, seq);
+    assert!(
+        c.touch(Some(B), &[old], LogIndex(1), ms(2), &mut out)
+            .is_none()
+    );
+}

@@ -1,0 +1,212 @@
+//! What a leader keeps for its term, and what it waits for.
+use super::clock::LogClock;
+use super::coherence::{Coherence, CoherenceConfig, WaitId};
+use super::config::MasterConfig;
+use super::opens::Opens;
+use super::repair::Repairs;
+use super::sessions::Liveness;
+use super::stores::StoreTable;
+use super::voters::VoterPlan;
+use crate::types::ChunkNo;
+use crate::types::{ClientId, Ino, LogIndex, PgId, StoreId, Term, Time};
+use crate::wire::master::{Heartbeat, MasterResponse};
+use crate::wire::rpc::{ConnId, ReplyTo};
+use crate::wire::{ErrorCode, Query, WireError};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A proposal in flight.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A client's mutation.
+    Mutate { to: ReplyTo },
+    /// A session begins.
+    OpenSession { to: ReplyTo, client: ClientId },
+    /// Answered with `Done`.
+    Control { to: ReplyTo },
+    /// A lease is raised because a recall was not answered.
+    RaiseLease(OpenAsked),
+    /// Something the leader does by itself; one of each kind at a time.
+    Task(Task),
+}
+
+/// What the leader proposes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    Bootstrap,
+    BeginEpoch,
+    Activate,
+    Filled,
+    Refill,
+    Abort,
+    Nudge,
+    Seal,
+    Reap,
+    ReleaseDeletes,
+    TrimNotes,
+    TrimHistory,
+    StoreSpace,
+    Receipt,
+    Seen(StoreId),
+    Down(StoreId),
+    End(ClientId),
+    Voters,
+}
+
+/// An open on its way to its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenAsked {
+    pub to: ReplyTo,
+    pub client: ClientId,
+    pub ino: Ino,
+    pub interest: bool,
+    /// The table of opens did not have it before: undone if it fails.
+    pub fresh: bool,
+}
+
+/// A read that waits for a round.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub to: ReplyTo,
+    pub arrived: Time,
+    pub what: ReadKind,
+}
+
+/// What is read.
+#[derive(Debug)]
+pub(super) enum ReadKind {
+    Query {
+        client: Option<ClientId>,
+        interest: bool,
+        body: Query,
+    },
+    Open(OpenAsked),
+    KeepAlive {
+        client: ClientId,
+    },
+    Heartbeat(Box<Heartbeat>),
+    PgListing {
+        pg: PgId,
+        after: Option<(Ino, ChunkNo)>,
+        limit: u32,
+    },
+    Status,
+    FilesOf {
+        store: StoreId,
+        after: Ino,
+        limit: u32,
+    },
+    RepairLog,
+}
+
+/// What is done when a wait is over.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A mutation's answer.
+    Reply {
+        to: ReplyTo,
+        body: Box<MasterResponse>,
+    },
+    /// An open that waits for writers to flush.
+    Recalled(OpenAsked),
+    /// An open that waits until the opens of all sessions are known.
+    Unknown(OpenAsked),
+}
+
+/// Soft state of one term.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub term: Term,
+    pub elected_at: Time,
+    pub clock: LogClock,
+    pub coherence: Coherence,
+    pub opens: Opens,
+    pub liveness: Liveness,
+    pub stores: StoreTable,
+    pub repairs: Repairs,
+    pub voters: VoterPlan,
+    pub pending: BTreeMap<u64, Pending>,
+    pub busy: BTreeSet<Task>,
+    /// For the next round.
+    pub reads: Vec<Read>,
+    /// By round.
+    pub rounds: BTreeMap<u64, Vec<Read>>,
+    /// Confirmed, and waiting until this is applied.
+    pub confirmed: Vec<(LogIndex, Vec<Read>)>,
+    /// Reads in all three.
+    pub reads_count: usize,
+    pub held: BTreeMap<WaitId, Held>,
+    pub watchers: BTreeMap<ConnId, Ino>,
+    /// Inodes whose writers ended, to be sealed.
+    pub unsealed: BTreeSet<Ino>,
+    /// Where the scan for orphans continues.
+    pub orphans_after: Ino,
+    pub orphans_seen: u64,
+    pub stepped_at: Time,
+    pub maintained_at: Time,
+}
+
+impl Leading {
+    pub fn new(
+        config: &MasterConfig,
+        term: Term,
+        now: Time,
+        clock: LogClock,
+        sessions: &[ClientId],
+        map_version: LogIndex,
+    ) -> Self {
+        let coherence = CoherenceConfig {
+            caches_valid: config.caches_valid,
+            caches_margin: config.with_margin(config.caches_valid),
+            recall_timeout: config.recall_timeout,
+            interests_max: config.interests_max,
+        };
+        Self {
+            term,
+            elected_at: now,
+            clock,
+            coherence: Coherence::new(coherence, term, now, sessions.iter().copied()),
+            opens: Opens::default(),
+            liveness: Liveness::new(now, sessions.iter().copied()),
+            stores: StoreTable::new(now, map_version),
+            repairs: Repairs::default(),
+            voters: VoterPlan::new(now),
+            pending: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            reads: Vec::new(),
+            rounds: BTreeMap::new(),
+            confirmed: Vec::new(),
+            reads_count: 0,
+            held: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            unsealed: BTreeSet::new(),
+            orphans_after: Ino(0),
+            orphans_seen: 0,
+            stepped_at: now,
+            maintained_at: now,
+        }
+    }
+}
+
+impl Pending {
+    /// Whom to answer.
+    pub fn reply_to(&self) -> Option<ReplyTo> {
+        match self {
+            Self::Mutate { to, .. } | Self::OpenSession { to, .. } | Self::Control { to } => {
+                Some(*to)
+            }
+            Self::RaiseLease(asked) => Some(asked.to),
+            Self::Task(_) => None,
+        }
+    }
+}
+
+impl Held {
+    /// What to say when the lead is lost. A change that was applied here is known to the next
+    /// leader; asked again it invalidates again.
+    pub fn refused(&self, not_leader: &WireError) -> (ReplyTo, WireError) {
+        match self {
+            Self::Reply { to, .. } => (*to, ErrorCode::UnknownOutcome.into()),
+            Self::Recalled(asked) | Self::Unknown(asked) => (asked.to, not_leader.clone()),
+        }
+    }
+}

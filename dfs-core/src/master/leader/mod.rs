@@ -1,0 +1,48 @@
+//! The leader's service over the state machine: soft state, requests, placement, voters.
+//!
+//! [`Master`] is the whole master of one voter: Raft member, state and, while it leads, the soft
+//! state of its term. One batch of events goes through these steps:
+//! 1. requests become proposals, reads or soft-state changes; Raft messages are decoded;
+//! 2. the Raft machine takes all of them together, so that they share one write and one message;
+//! 3. committed entries are applied in order, each followed at once by the invalidations it causes;
+//! 4. replies whose conditions now hold leave.
+//!
+//! | file | what |
+//! |---|---|
+//! | `coherence`, `opens` | who caches what, who has what open |
+//! | `requests`, `reads`, `applied` | a request's way in, to the state, and out |
+//! | `sessions`, `stores` | liveness, heartbeats, leases |
+//! | `repair`, `voters`, `maintenance` | what the leader proposes by itself |
+//! | `snapshot` | flushing, compaction, serving and installing the state |
+//! | `status` | for people |
+//!
+//! Invariants:
+//! 1. an answer from the state leaves only after a ReadIndex round that began after the question;
+//! 2. a mutation's answer leaves only when it is applied here and no other session may still use
+//!    what it made stale (see `coherence`);
+//! 3. a store gets a serving lease only while it knows every epoch that was begun, and a group is
+//!    activated only when N-R+1 of the members that served know the new epoch or have no lease.
+mod applied;
+mod clock;
+mod coherence;
+mod config;
+mod event;
+mod leading;
+mod machine;
+mod maintenance;
+mod opens;
+mod reads;
+mod repair;
+mod requests;
+mod sessions;
+mod snapshot;
+mod status;
+mod stores;
+mod voters;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Bootstrap, MasterConfig, MasterConfigError};
+pub use event::{MasterAction, MasterEvent};
+pub use machine::{Master, MasterError};

@@ -1,0 +1,258 @@
+//! Requests on their way in: each becomes a proposal, a read, or a change of soft state.
+use super::event::MasterAction;
+use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
+use super::machine::{Master, refusal, reply};
+use crate::master::command::Command;
+use crate::types::{ClientId, Ino, NodeId, OpId, Term};
+use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
+use crate::wire::rpc::{ConnId, ReplyTo};
+use crate::wire::{ErrorCode, Mutation, WireError};
+
+impl Master {
+    pub(super) fn on_request(
+        &mut self,
+        to: ReplyTo,
+        body: MasterRequest,
+        out: &mut Vec<MasterAction>,
+    ) {
+        if self.leading.is_none() {
+            out.push(refusal(to, self.not_leader()));
+            return;
+        }
+        use MasterRequest as R;
+        match body {
+            R::OpenSession { client, label } => {
+                let command = Command::OpenSession { client, label };
+                self.propose(command, Pending::OpenSession { to, client });
+            }
+            R::KeepAlive {
+                client,
+                low,
+                clean_term,
+                opens,
+            } => {
+                self.on_keep_alive(to, (client, low, clean_term), &opens, out);
+            }
+            R::CloseSession { client } => {
+                let command = Command::EndSession {
+                    client,
+                    expired: false,
+                };
+                self.propose(command, Pending::Control { to });
+            }
+            R::Mutate { op, low, body } => self.on_mutate(to, op, low, body, out),
+            R::Query {
+                client,
+                interest,
+                body,
+            } => {
+                self.read(
+                    to,
+                    ReadKind::Query {
+                        client,
+                        interest,
+                        body,
+                    },
+                    out,
+                );
+            }
+            R::PushAck { client, seq } => {
+                if let Some(leading) = self.leading.as_deref_mut() {
+                    leading.coherence.ack(client, seq);
+                }
+                out.push(reply(to, MasterResponse::Done));
+            }
+            R::Open {
+                client,
+                ino,
+                write,
+                interest,
+            } => {
+                self.on_open(to, client, (ino, write, interest), out);
+            }
+            R::Release { client, inos } => {
+                if let Some(leading) = self.leading.as_deref_mut() {
+                    inos.into_iter()
+                        .for_each(|ino| leading.opens.release(client, ino));
+                }
+                out.push(reply(to, MasterResponse::Done));
+            }
+            R::Heartbeat(heartbeat) => self.on_heartbeat(to, heartbeat, out),
+            R::PgListing { pg, after, limit } => {
+                self.read(to, ReadKind::PgListing { pg, after, limit }, out);
+            }
+            R::Status => self.read(to, ReadKind::Status, out),
+            R::FilesOf {
+                store,
+                after,
+                limit,
+            } => {
+                self.read(
+                    to,
+                    ReadKind::FilesOf {
+                        store,
+                        after,
+                        limit,
+                    },
+                    out,
+                );
+            }
+            R::RepairControl { paused } => {
+                self.propose(Command::RepairControl { paused }, Pending::Control { to });
+            }
+            R::RepairLog => self.read(to, ReadKind::RepairLog, out),
+            R::Watch { root } => self.on_watch(to, root, out),
+            R::Forget { node } => self.on_forget(to, node, out),
+        }
+    }
+
+    fn on_mutate(
+        &mut self,
+        to: ReplyTo,
+        op: OpId,
+        low: u64,
+        body: Mutation,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let busy = self
+            .leading
+            .as_ref()
+            .is_some_and(|l| l.pending.len() + l.held.len() >= self.config.proposals_max);
+        if busy {
+            let detail = "too many changes are in flight";
+            out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
+            return;
+        }
+        self.propose(Command::Mutate { op, low, body }, Pending::Mutate { to });
+    }
+
+    fn on_keep_alive(
+        &mut self,
+        to: ReplyTo,
+        (client, low, clean_term): (ClientId, u64, Term),
+        opens: &[OpenInode],
+        out: &mut Vec<MasterAction>,
+    ) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        // One that is not live may be one whose entry is not applied here yet: the read decides.
+        if leading.liveness.keep_alive(client, low, now) {
+            if clean_term == leading.term {
+                leading.opens.replace(client, opens);
+            }
+            leading
+                .coherence
+                .keep_alive(client, to.conn, clean_term, now, out);
+        }
+        self.read(to, ReadKind::KeepAlive { client }, out);
+    }
+
+    fn on_open(
+        &mut self,
+        to: ReplyTo,
+        client: ClientId,
+        (ino, write, interest): (Ino, bool, bool),
+        out: &mut Vec<MasterAction>,
+    ) {
+        if !self.has_session(client) {
+            out.push(refusal(to, no_session(client)));
+            return;
+        }
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let fresh = leading.opens.open(client, ino, write);
+        let asked = OpenAsked {
+            to,
+            client,
+            ino,
+            interest,
+            fresh,
+        };
+        match leading.coherence.wait_for_election(client, now) {
+            Some(wait) => {
+                leading.held.insert(wait, Held::Unknown(asked));
+            }
+            None => self.check_open(asked, out),
+        }
+    }
+
+    /// All opens are known: asks writers to flush, then reads.
+    pub(super) fn check_open(&mut self, asked: OpenAsked, out: &mut Vec<MasterAction>) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let writers = leading.opens.other_writers(asked.ino, asked.client);
+        match leading.coherence.recall(asked.ino, &writers, now, out) {
+            Some(wait) => {
+                leading.held.insert(wait, Held::Recalled(asked));
+            }
+            None => self.read(asked.to, ReadKind::Open(asked), out),
+        }
+    }
+
+    /// Queues a read for the next round.
+    pub(super) fn read(&mut self, to: ReplyTo, what: ReadKind, out: &mut Vec<MasterAction>) {
+        let arrived = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if leading.reads_count >= self.config.reads_max {
+            let detail = "too many questions are waiting";
+            out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
+            return;
+        }
+        leading.reads_count += 1;
+        leading.reads.push(Read { to, arrived, what });
+    }
+
+    fn on_watch(&mut self, to: ReplyTo, root: Ino, out: &mut Vec<MasterAction>) {
+        if let Some(leading) = self.leading.as_deref_mut() {
+            leading.watchers.insert(to.conn, root);
+            out.push(reply(to, MasterResponse::Done));
+        }
+    }
+
+    /// Drains the node's stores; its voter is replaced because its stores drain.
+    fn on_forget(&mut self, to: ReplyTo, node: NodeId, out: &mut Vec<MasterAction>) {
+        let rows = self.state.stores().values();
+        let stores: Vec<_> = rows
+            .filter(|row| row.node == node)
+            .map(|row| row.store)
+            .collect();
+        let Some((last, rest)) = stores.split_last() else {
+            let detail = format!("no store of node {node} is known");
+            out.push(refusal(to, WireError::new(ErrorCode::NotFound, detail)));
+            return;
+        };
+        for store in rest {
+            let command = Command::StoreDrain {
+                store: *store,
+                draining: true,
+            };
+            self.propose_task(Task::Seen(*store), command);
+        }
+        let command = Command::StoreDrain {
+            store: *last,
+            draining: true,
+        };
+        self.propose(command, Pending::Control { to });
+    }
+
+    pub(super) fn on_conn_closed(&mut self, conn: ConnId) {
+        if let Some(leading) = self.leading.as_deref_mut() {
+            leading.coherence.conn_closed(conn);
+            leading.stores.conn_closed(conn);
+            leading.watchers.remove(&conn);
+        }
+    }
+}
+
+pub(super) fn no_session(client: ClientId) -> WireError {
+    let detail = format!("session {client} has expired or was never opened");
+    WireError::new(ErrorCode::SessionExpired, detail)
+}

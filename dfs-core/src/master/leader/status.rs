@@ -1,0 +1,238 @@
+//! The cluster at a glance, for people.
+use super::leading::Leading;
+use super::machine::Master;
+use super::reads::broken;
+use crate::types::{ClientId, PgPhase, StoreId};
+use crate::wire::WireError;
+use crate::wire::master::{ClusterStatus, Health, StoreInfo};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A store whose cursor is this many entries behind delays health.
+const BEHIND_MAX: u64 = 20_000;
+
+/// Health and its reasons, worst last.
+#[derive(Debug)]
+struct Verdict {
+    health: Health,
+    reasons: Vec<String>,
+    notices: Vec<String>,
+}
+
+impl Verdict {
+    fn add(&mut self, health: Health, reason: String) {
+        self.health = self.health.max(health);
+        self.reasons.push(reason);
+    }
+}
+
+impl Master {
+    pub(super) fn status(&mut self) -> Result<ClusterStatus, WireError> {
+        let statfs = self.state.statfs().map_err(broken)?;
+        let deletes_waiting = self.state.delete_queue_len().map_err(broken)?;
+        let Some(leading) = self.leading.as_deref() else {
+            return Err(self.not_leader());
+        };
+        let verdict = self.verdict(leading);
+        let map = self.state.map();
+        let phase = |phase| map.pgs.iter().filter(|pg| pg.phase == phase).count() as u32;
+        let filling: u64 = map.pgs.iter().map(|pg| pg.filling.len() as u64).sum();
+        let part = |total: u64| total.saturating_mul(filling) / (map.pgs.len() as u64).max(1);
+        let voters_wanted = self.state.cluster().map_or(0, |c| c.voters);
+        Ok(ClusterStatus {
+            health: verdict.health,
+            reasons: verdict.reasons,
+            notices: verdict.notices,
+            stores: self
+                .state
+                .stores()
+                .keys()
+                .map(|s| self.store_info(leading, *s))
+                .collect(),
+            pgs: (
+                phase(PgPhase::Active),
+                phase(PgPhase::Fencing),
+                phase(PgPhase::Copying),
+            ),
+            term: leading.term,
+            applied: self.state.applied().index,
+            voters_wanted,
+            sessions: self
+                .state
+                .sessions()
+                .map(|(id, s)| self.session(leading, id, &s.label))
+                .collect(),
+            repair_paused: self.state.repair_paused(),
+            repair_left: (part(statfs.inodes), part(statfs.live_bytes)),
+            deletes_waiting,
+            statfs,
+            orphans: leading.orphans_seen,
+        })
+    }
+
+    fn session(&self, leading: &Leading, id: ClientId, label: &str) -> (ClientId, String) {
+        let silent = leading.liveness.silent_for(id, self.now);
+        if silent > Duration::from_secs(2) {
+            return (id, format!("{label} (silent for {} s)", silent.as_secs()));
+        }
+        (id, label.to_owned())
+    }
+
+    fn store_info(&self, leading: &Leading, store: StoreId) -> StoreInfo {
+        let row = &self.state.stores()[&store];
+        let soft = leading.stores.heard.get(&store);
+        let map = self.state.map();
+        let member = |pg: &&crate::types::PgInfo| pg.members.contains(&store);
+        let votes = |id: &crate::types::RaftId| {
+            self.state
+                .raft_nodes()
+                .get(id)
+                .is_some_and(|(node, _)| *node == row.node)
+        };
+        let applied = self.state.applied().index.0;
+        StoreInfo {
+            store,
+            node: row.node,
+            incarnation: row.incarnation,
+            addr: row.addr,
+            up: soft.is_some() && !leading.stores.down.contains_key(&store),
+            down_since: row.down_since,
+            voter: self.raft.voters().iter().any(votes),
+            leader: row.node == self.config.node,
+            total_bytes: soft.map_or(row.total, |s| s.total),
+            free_bytes: soft.map_or(row.free, |s| s.free),
+            used_bytes: soft.map_or(row.used, |s| s.used),
+            pgs: map.pgs.iter().filter(member).count() as u32,
+            filling: map
+                .pgs
+                .iter()
+                .filter(|pg| pg.filling.contains(&store))
+                .count() as u32,
+            behind: soft.map_or(0, |s| applied.saturating_sub(s.cursor.0)),
+            draining: row.draining,
+            failed: soft.is_some_and(|s| s.failed),
+        }
+    }
+
+    fn verdict(&self, leading: &Leading) -> Verdict {
+        let mut v = Verdict {
+            health: Health::Healthy,
+            reasons: Vec::new(),
+            notices: Vec::new(),
+        };
+        let map = self.state.map();
+        let quorum = map.quorum;
+        let rows = self.state.stores();
+        let up: BTreeSet<StoreId> = rows
+            .keys()
+            .copied()
+            .filter(|s| {
+                leading.stores.heard.contains_key(s) && !leading.stores.down.contains_key(s)
+            })
+            .collect();
+        let needs = |what: &str, n: u8| {
+            format!(
+                "{what} need {what_n}={n} stores, {k} are up",
+                what_n = if what == "writes" { "W" } else { "R" },
+                k = up.len()
+            )
+        };
+        if self.state.cluster().is_none() || map.pgs.iter().any(|pg| pg.members.is_empty()) {
+            let reason = format!(
+                "the cluster needs N={} stores, {} are up",
+                quorum.n,
+                up.len()
+            );
+            v.add(Health::Unavailable, reason);
+            return v;
+        }
+        if up.len() < usize::from(quorum.w) {
+            v.add(Health::Unavailable, needs("writes", quorum.w));
+        }
+        if up.len() < usize::from(quorum.r) {
+            v.add(Health::Unavailable, needs("reads", quorum.r));
+        }
+        self.judge_groups(&up, &mut v);
+        for (store, row) in rows {
+            let members = map
+                .pgs
+                .iter()
+                .filter(|pg| pg.members.contains(store))
+                .count();
+            let soft = leading.stores.heard.get(store);
+            if !up.contains(store) {
+                let node = row.node.0 >> 96;
+                match members {
+                    0 => v
+                        .notices
+                        .push(format!("node {node:08x} is down; its data is elsewhere")),
+                    n => v.add(
+                        Health::Degraded,
+                        format!("node {node:08x} is down, {n} groups on it"),
+                    ),
+                }
+            } else if let Some(s) = soft
+                && members > 0
+                && self.state.applied().index.0.saturating_sub(s.cursor.0) > BEHIND_MAX
+            {
+                v.add(Health::Degraded, format!("store {store} has not caught up"));
+            }
+        }
+        let wanted = usize::from(self.state.cluster().map_or(1, |c| c.voters));
+        let possible = wanted.min(rows.len().max(1));
+        let voting = self
+            .raft
+            .voters()
+            .iter()
+            .filter(|id| self.raft.is_active(**id))
+            .count();
+        if voting < possible && possible > 1 && !(possible == 2 && voting == 1) {
+            v.add(
+                Health::Degraded,
+                format!("{voting} of {wanted} voters are up"),
+            );
+        }
+        v
+    }
+
+    fn judge_groups(&self, up: &BTreeSet<StoreId>, v: &mut Verdict) {
+        let map = self.state.map();
+        let (n, least) = (
+            usize::from(map.quorum.n),
+            usize::from(map.quorum.w.max(map.quorum.r)),
+        );
+        let mut degraded = 0;
+        let mut at_risk = 0;
+        let mut unavailable = 0;
+        for (pg, state) in self.state.pgs() {
+            let live = state.info.members.iter().filter(|m| up.contains(m)).count();
+            let copies = state.complete().filter(|m| up.contains(m)).count();
+            let _ = pg;
+            if live < least || copies == 0 || state.info.phase == PgPhase::Fencing {
+                unavailable += 1;
+            } else if copies == 1 && n > 1 {
+                at_risk += 1;
+            } else if copies < n {
+                degraded += 1;
+            }
+        }
+        if unavailable > 0 {
+            v.add(
+                Health::Unavailable,
+                format!("{unavailable} groups cannot be written or read"),
+            );
+        }
+        if at_risk > 0 {
+            v.add(
+                Health::AtRisk,
+                format!("{at_risk} groups have one copy left"),
+            );
+        }
+        if degraded > 0 {
+            v.add(
+                Health::Degraded,
+                format!("{degraded} groups have fewer than {n} copies"),
+            );
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Stores as the leader hears them: heartbeats, serving leases, fences, news.
+//!
+//! A heartbeat is taken in at once (what it reports) and answered after a round (what it is
+//! promised). A lease is given only to a store that knows every epoch that was begun: it has the
+//! map of the last BEGIN or a newer one, and has durably adopted every epoch that is being fenced.
+//! So after a BEGIN no member that served the old epoch gets another lease before it has let go.
+use super::event::MasterAction;
+use super::leading::{Pending, ReadKind, Task};
+use super::machine::Master;
+use super::reads::broken;
+use crate::master::command::Command;
+use crate::master::state::sessions::Sessions;
+use crate::types::ChunkNo;
+use crate::types::{Epoch, Ino, LogIndex, OpId, PgId, PgPhase, Revision, StoreId, Time, pg_of};
+use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, Note, QueryAnswer};
+use crate::wire::rpc::{ConnId, ReplyTo};
+use crate::wire::{MutationOk, Push, Query, WireError};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Notes in one answer, about.
+const NOTES_MAX: usize = 2048;
+
+/// One store as the leader hears it.
+#[derive(Debug, Clone)]
+pub(super) struct StoreSoft {
+    pub conn: ConnId,
+    pub heard_at: Time,
+    /// When it was last given a lease.
+    pub granted_at: Option<Time>,
+    pub cursor: LogIndex,
+    pub map_version: LogIndex,
+    /// Epochs it has durably adopted.
+    pub adopted: BTreeMap<PgId, Epoch>,
+    pub total: u64,
+    pub free: u64,
+    pub used: u64,
+    pub failed: bool,
+    repaired: (u64, u64),
+    poked_at: Time,
+}
+
+/// All stores heard in this term.
+#[derive(Debug)]
+pub(super) struct StoreTable {
+    pub heard: BTreeMap<StoreId, StoreSoft>,
+    /// Since when a store is down here (boot clock).
+    pub down: BTreeMap<StoreId, Time>,
+    /// Log index of the last BEGIN (or of the map at the election).
+    pub last_begin: LogIndex,
+    /// When a store was first seen by the cluster.
+    pub fresh_at: Time,
+    /// Stores have something to be told.
+    pub news: bool,
+    /// Files and bytes copied for repair since the election.
+    pub copied: (u64, u64),
+    space_at: Time,
+    elected_at: Time,
+}
+
+impl StoreTable {
+    pub fn new(now: Time, map_version: LogIndex) -> Self {
+        Self {
+            heard: BTreeMap::new(),
+            down: BTreeMap::new(),
+            last_begin: map_version,
+            fresh_at: now,
+            news: true,
+            copied: (0, 0),
+            space_at: Time::ZERO,
+            elected_at: now,
+        }
+    }
+
+    /// Last sign of life, the election at the earliest.
+    pub fn heard_at(&self, store: StoreId) -> Time {
+        self.heard
+            .get(&store)
+            .map_or(self.elected_at, |soft| soft.heard_at)
+    }
+
+    /// A lease it has was given at this time at the latest, by this leader or the one before.
+    pub fn leased_at(&self, store: StoreId) -> Time {
+        let granted = self.heard.get(&store).and_then(|soft| soft.granted_at);
+        granted.map_or(self.elected_at, |at| at.max(self.elected_at))
+    }
+
+    /// True if it has durably let go of epochs before `epoch`.
+    pub fn has_adopted(&self, store: StoreId, pg: PgId, epoch: Epoch) -> bool {
+        let adopted = self
+            .heard
+            .get(&store)
+            .and_then(|soft| soft.adopted.get(&pg));
+        adopted.is_some_and(|adopted| *adopted >= epoch)
+    }
+
+    pub fn conn_closed(&mut self, conn: ConnId) {
+        for soft in self.heard.values_mut().filter(|soft| soft.conn == conn) {
+            soft.conn = ConnId(u64::MAX);
+        }
+    }
+
+    /// Takes a heartbeat in.
+    fn note(&mut self, hb: &Heartbeat, conn: ConnId, now: Time) {
+        let repaired = (hb.repaired_files, hb.repaired_bytes);
+        let known = self.heard.entry(hb.store).or_insert_with(|| StoreSoft {
+            conn,
+            heard_at: now,
+            granted_at: None,
+            cursor: LogIndex(0),
+            map_version: LogIndex(0),
+            adopted: BTreeMap::new(),
+            total: 0,
+            free: 0,
+            used: 0,
+            failed: false,
+            repaired,
+            poked_at: now,
+        });
+        // Counters restart with the store.
+        let gained = |new: u64, old: u64| new.checked_sub(old).unwrap_or(new);
+        self.copied.0 += gained(repaired.0, known.repaired.0);
+        self.copied.1 += gained(repaired.1, known.repaired.1);
+        known.repaired = repaired;
+        known.conn = conn;
+        known.heard_at = now;
+        known.cursor = hb.cursor;
+        known.map_version = hb.map_version;
+        known.failed = hb.failed;
+        (known.total, known.free, known.used) = (hb.total_bytes, hb.free_bytes, hb.used_bytes);
+        for (pg, epoch) in &hb.fenced {
+            let adopted = known.adopted.entry(*pg).or_default();
+            *adopted = (*adopted).max(*epoch);
+        }
+    }
+}
+
+impl Master {
+    pub(super) fn on_heartbeat(&mut self, to: ReplyTo, hb: Heartbeat, out: &mut Vec<MasterAction>) {
+        let now = self.now;
+        let row = self.state.stores().get(&hb.store);
+        // A delayed one of an earlier run says nothing about this one.
+        if row.is_some_and(|row| row.incarnation > hb.incarnation) {
+            return self.read(to, ReadKind::Heartbeat(Box::new(hb)), out);
+        }
+        let same = row.is_some_and(|row| {
+            (row.incarnation, row.addr, row.node, row.device, &row.zone)
+                == (hb.incarnation, hb.addr, hb.node, hb.device, &hb.zone)
+        });
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        leading.stores.note(&hb, to.conn, now);
+        if row.is_none() {
+            leading.stores.fresh_at = now;
+        }
+        if !same {
+            let command = Command::StoreSeen {
+                store: hb.store,
+                node: hb.node,
+                incarnation: hb.incarnation,
+                addr: hb.addr,
+                zone: hb.zone.clone(),
+                device: hb.device,
+            };
+            self.propose_task(Task::Seen(hb.store), command);
+        }
+        self.note_filled(&hb);
+        self.note_old_marks(&hb);
+        self.activate_fenced();
+        self.read(to, ReadKind::Heartbeat(Box::new(hb)), out);
+    }
+
+    fn note_filled(&mut self, hb: &Heartbeat) {
+        let pgs = &self.state.map().pgs;
+        let is_news = |(pg, epoch): &&(PgId, Epoch)| {
+            pgs.get(usize::from(pg.0)).is_some_and(|info| {
+                info.epoch == *epoch
+                    && info.phase == PgPhase::Copying
+                    && info.filling.contains(&hb.store)
+            })
+        };
+        let done: Vec<_> = hb
+            .filled
+            .iter()
+            .filter(is_news)
+            .map(|(pg, epoch)| (*pg, *epoch, hb.store))
+            .collect();
+        if !done.is_empty() {
+            self.propose_task(Task::Filled, Command::Filled { done });
+        }
+    }
+
+    /// Aborts ops whose marks are old and whose sessions are gone or have disowned them.
+    fn note_old_marks(&mut self, hb: &Heartbeat) {
+        let abandoned = |op: &OpId| {
+            let low = self
+                .leading
+                .as_ref()
+                .map_or(0, |l| l.liveness.low(op.client));
+            let session = self.state.session(op.client);
+            session.is_none_or(|row| op.seq < row.low.max(low))
+        };
+        let undecided = |op: &OpId| matches!(self.state.was_decided(*op), Ok(None));
+        let ops: Vec<(Ino, OpId)> = hb
+            .old_marks
+            .iter()
+            .filter(|(_, op)| abandoned(op) && undecided(op))
+            .take(1000)
+            .copied()
+            .collect();
+        if !ops.is_empty() {
+            self.propose_task(Task::Abort, Command::Abort { ops });
+        }
+    }
+
+    pub(super) fn answer_heartbeat(&mut self, hb: &Heartbeat) -> Result<MasterResponse, WireError> {
+        let lease = self.may_serve(hb).then_some(self.config.serving_lease);
+        let now = self.now;
+        let (notes, notes_upto) = self.notes_for(hb)?;
+        let map = self.state.map();
+        let map = (map.version > hb.map_version).then(|| map.clone());
+        if let Some(leading) = self.leading.as_deref_mut()
+            && let Some(soft) = leading.stores.heard.get_mut(&hb.store)
+            && lease.is_some()
+        {
+            soft.granted_at = Some(now);
+        }
+        Ok(MasterResponse::Heartbeat(Box::new(HeartbeatOk {
+            sent_at: hb.sent_at,
+            lease,
+            map,
+            notes,
+            notes_upto,
+            stores: self.store_addrs(),
+            repair_paused: self.state.repair_paused(),
+            repair_rate: self.config.repair_rate,
+        })))
+    }
+
+    /// True if the store knows every epoch that was begun.
+    fn may_serve(&self, hb: &Heartbeat) -> bool {
+        let Some(leading) = self.leading.as_deref() else {
+            return false;
+        };
+        let is_this_run = self
+            .state
+            .stores()
+            .get(&hb.store)
+            .is_some_and(|row| row.incarnation == hb.incarnation);
+        let fenced = self.state.pgs().all(|(pg, state)| {
+            let concerned = state.info.phase == PgPhase::Fencing
+                && (state.serving.contains(&hb.store) || state.info.members.contains(&hb.store));
+            !concerned || leading.stores.has_adopted(hb.store, pg, state.info.epoch)
+        });
+        is_this_run && !hb.failed && hb.map_version >= leading.stores.last_begin && fenced
+    }
+
+    /// Notes after the store's cursor, and the index up to which they are complete.
+    #[allow(clippy::type_complexity)]
+    fn notes_for(
+        &mut self,
+        hb: &Heartbeat,
+    ) -> Result<(Vec<(LogIndex, PgId, Note)>, LogIndex), WireError> {
+        let store = hb.store;
+        if hb.cursor < self.state.notes_trimmed().map_err(broken)? {
+            let stale = self.complete_replicas(store);
+            if !stale.is_empty() {
+                // It missed notes: no more of them until its replicas count as unfilled.
+                self.propose_task(Task::Refill, Command::Refill { members: stale });
+                return Ok((Vec::new(), hb.cursor));
+            }
+        }
+        let concerned: BTreeSet<PgId> = self
+            .state
+            .pgs()
+            .filter(|(_, s)| s.info.members.contains(&store) || s.info.prior.contains(&store))
+            .map(|(pg, _)| pg)
+            .collect();
+        let wanted = |pg: PgId| concerned.contains(&pg);
+        let (mut notes, upto) = self
+            .state
+            .notes_after(hb.cursor, &wanted, NOTES_MAX)
+            .map_err(broken)?;
+        let again = self.notes_for_marks(hb);
+        if !again.is_empty() && upto <= hb.cursor {
+            // A store takes only what is newer than its cursor: let the log move on.
+            let upto = self.state.notes_trimmed().map_err(broken)?;
+            self.propose_task(Task::Nudge, Command::TrimNotes { upto });
+        } else {
+            notes.extend(again.into_iter().map(|(pg, note)| (upto, pg, note)));
+        }
+        Ok((notes, upto))
+    }
+
+    /// Replicas of a store that count as complete beside another complete one.
+    fn complete_replicas(&self, store: StoreId) -> Vec<(PgId, Epoch, StoreId)> {
+        let stale = self.state.pgs().filter(|(_, s)| {
+            s.info.phase != PgPhase::Fencing
+                && s.complete().any(|m| m == store)
+                && s.complete().count() > 1
+        });
+        stale.map(|(pg, s)| (pg, s.info.epoch, store)).collect()
+    }
+
+    /// What became of ops whose marks are old although they are decided: a member that was slow
+    /// got the bytes after the note.
+    fn notes_for_marks(&self, hb: &Heartbeat) -> Vec<(PgId, Note)> {
+        let count = u16::try_from(self.state.map().pgs.len()).unwrap_or(1);
+        let mut notes = Vec::new();
+        for &(ino, op) in hb.old_marks.iter().take(1000) {
+            let home = pg_of(ino, ChunkNo::HOME, count);
+            let result = Sessions::result(self.state.kv(), op).ok().flatten();
+            let low = self
+                .state
+                .session(op.client)
+                .map_or(u64::MAX, |row| row.low);
+            match result.map(|row| row.result) {
+                Some(Ok(MutationOk::Committed { revision, .. })) => {
+                    notes.push((home, Note::Committed { ino, revision, op }));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) => notes.push((home, Note::Aborted { ino, op })),
+                // Finished long ago: if its bytes are in use it was applied. The revision is not
+                // kept; 0 clears the mark and moves no stamp, the newest commit goes before it.
+                None if op.seq < low && self.is_referenced(op) => {
+                    let (version, first, count) = (None, ChunkNo::HOME, 0);
+                    let newest = self.state.query(&Query::Layout {
+                        ino,
+                        version,
+                        first,
+                        count,
+                    });
+                    if let Ok(QueryAnswer::Layout(newest)) = newest {
+                        let (revision, of) = (newest.revision, newest.op);
+                        notes.push((
+                            home,
+                            Note::Committed {
+                                ino,
+                                revision,
+                                op: of,
+                            },
+                        ));
+                    }
+                    let revision = Revision(0);
+                    notes.push((home, Note::Committed { ino, revision, op }));
+                }
+                None => {}
+            }
+        }
+        notes
+    }
+
+    fn is_referenced(&self, op: OpId) -> bool {
+        crate::master::state::namespace::op_is_referenced(self.state.kv(), op).unwrap_or(false)
+    }
+
+    /// Tells connected stores that there is news, now and then.
+    pub(super) fn poke_stores(&mut self, out: &mut Vec<MasterAction>) {
+        let (now, every) = (self.now, self.config.poke_every);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if !leading.stores.news {
+            return;
+        }
+        leading.stores.news = false;
+        for soft in leading.stores.heard.values_mut() {
+            if now.since(soft.poked_at) < every {
+                leading.stores.news = true;
+                continue;
+            }
+            soft.poked_at = now;
+            out.push(MasterAction::Push {
+                conn: soft.conn,
+                push: Push::Poke,
+            });
+        }
+    }
+
+    /// Proposes what changed about space and about who is down.
+    pub(super) fn watch_stores(&mut self) {
+        self.watch_down();
+        let (now, every) = (self.now, self.config.space_every);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let rows = self.state.stores();
+        let differs = |(store, soft): &(&StoreId, &StoreSoft)| {
+            rows.get(store).is_some_and(|row| {
+                let step = (soft.total / 200).max(1 << 20);
+                row.total != soft.total
+                    || row.free.abs_diff(soft.free) > step
+                    || row.used.abs_diff(soft.used) > step
+            })
+        };
+        let is_unknown = |s: &StoreId| rows.get(s).is_some_and(|r| r.total == 0);
+        let due = now.since(leading.stores.space_at) >= every;
+        let space: Vec<_> = leading
+            .stores
+            .heard
+            .iter()
+            .filter(|entry| differs(entry) && (due || is_unknown(entry.0)))
+            .map(|(store, soft)| (*store, soft.total, soft.free, soft.used))
+            .collect();
+        if !space.is_empty() {
+            leading.stores.space_at = now;
+            self.propose_task(Task::StoreSpace, Command::StoreSpace { space });
+        }
+    }
+
+    fn watch_down(&mut self) {
+        let now = self.now;
+        let log_now = self.log_now();
+        let mut changes = Vec::new();
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        for row in self.state.stores().values() {
+            let silent = now.since(leading.stores.heard_at(row.store));
+            let failed = leading
+                .stores
+                .heard
+                .get(&row.store)
+                .is_some_and(|s| s.failed);
+            let suspected = super::repair::is_down_by_gossip(&self.members, row.node);
+            let is_heard = leading.stores.heard.contains_key(&row.store);
+            let is_down = failed
+                || silent > self.config.heartbeat_timeout
+                || (suspected && (!is_heard || silent > self.config.heartbeat_timeout / 3));
+            let known = leading.stores.down.contains_key(&row.store);
+            if is_down && !known {
+                let before = row
+                    .down_since
+                    .map_or_else(Default::default, |at| log_now.since(at));
+                leading.stores.down.insert(row.store, now - before);
+                tracing::warn!(store = %row.store, node = %row.node, "store is down");
+            } else if !is_down && known {
+                leading.stores.down.remove(&row.store);
+                tracing::info!(store = %row.store, node = %row.node, "store is back");
+            }
+            if is_down != row.down_since.is_some() && (is_down || is_heard) {
+                changes.push((row.store, is_down.then_some(log_now)));
+            }
+        }
+        for (store, since) in changes {
+            self.propose(
+                Command::StoreDown { store, since },
+                Pending::Task(Task::Down(store)),
+            );
+        }
+    }
+}

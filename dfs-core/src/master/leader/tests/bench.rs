@@ -1,0 +1,544 @@
+//! A world small enough to hold in one struct.
+use super::super::{Bootstrap, Master, MasterAction, MasterConfig, MasterEvent};
+use crate::consensus::{LogConfig, LogId, RaftConfig, RaftLog, SnapshotMeta};
+use crate::store::{LazyKv, MemBase, SimDisk};
+use crate::types::{
+    ClusterId, Epoch, Incarnation, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId,
+    StoreId, Time,
+};
+use crate::wire::master::{Heartbeat, MasterRequest, MasterResponse};
+use crate::wire::node::NodeResponse;
+use crate::wire::rpc::{CallTarget, ConnId, ReplyTo};
+use crate::wire::{NodeRequest, Push, Request, Response, WireError};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub const CLIENT_A: ConnId = ConnId(1001);
+pub const CLIENT_B: ConnId = ConnId(1002);
+const CLUSTER: ClusterId = ClusterId(77);
+const TICK: u64 = 20;
+/// Requests between nodes begin here, so that their replies are told from clients'.
+const INTERNAL: u64 = 1 << 40;
+
+type Answer = Result<MasterResponse, WireError>;
+
+struct Node {
+    number: u64,
+    master: Option<Master>,
+    log: Option<RaftLog>,
+    disk: SimDisk,
+    base: MemBase,
+    runs: u64,
+}
+
+struct Store {
+    id: StoreId,
+    muted: bool,
+    map: Option<PgMap>,
+    adopted: BTreeMap<PgId, Epoch>,
+    cursor: LogIndex,
+    refilled: bool,
+    due: u64,
+    back: bool,
+}
+
+pub struct Bench {
+    time: u64,
+    nodes: BTreeMap<RaftId, Node>,
+    /// Nodes that do not vote yet, by number.
+    idle: Vec<u64>,
+    stores: Vec<Store>,
+    events: VecDeque<(RaftId, MasterEvent)>,
+    replies: BTreeMap<ReplyTo, Answer>,
+    pushes: VecDeque<(ConnId, Push)>,
+    /// Calls between nodes: the caller and its token.
+    calls: BTreeMap<u64, (RaftId, u64)>,
+    next_id: u64,
+    frozen: bool,
+    n: u8,
+    small_log: bool,
+}
+
+fn addr(number: u64) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16))
+}
+
+impl Bench {
+    /// `nodes` daemons that may vote, `stores` stores (the first ones on those nodes).
+    pub fn new(nodes: u64, stores: u64) -> Self {
+        Self::with(nodes, stores, false)
+    }
+
+    /// With a log that is compacted every 100 entries, keeping none.
+    pub fn small_log(nodes: u64, stores: u64) -> Self {
+        Self::with(nodes, stores, true)
+    }
+
+    fn with(nodes: u64, stores: u64, small_log: bool) -> Self {
+        let mut this = Self {
+            time: 1_000_000,
+            nodes: BTreeMap::new(),
+            idle: (2..=nodes).collect(),
+            stores: Vec::new(),
+            events: VecDeque::new(),
+            replies: BTreeMap::new(),
+            pushes: VecDeque::new(),
+            calls: BTreeMap::new(),
+            next_id: 0,
+            frozen: false,
+            n: stores.min(3) as u8,
+            small_log,
+        };
+        this.become_voter(RaftId(1), 1, &SnapshotMeta::bootstrap([RaftId(1)]));
+        (1..=stores).for_each(|i| this.add_store(StoreId(u128::from(i))));
+        this
+    }
+
+    pub fn add_store(&mut self, id: StoreId) {
+        self.stores.push(Store {
+            id,
+            muted: false,
+            map: None,
+            adopted: BTreeMap::new(),
+            cursor: LogIndex(0),
+            refilled: false,
+            due: 0,
+            back: false,
+        });
+    }
+
+    fn become_voter(&mut self, id: RaftId, number: u64, base: &SnapshotMeta) {
+        let disk = SimDisk::default();
+        let log_id = LogId {
+            cluster: CLUSTER,
+            raft: id,
+        };
+        let log = Arc::new(disk.clone());
+        RaftLog::create(log, "raft", log_id, LogConfig::default(), base).unwrap();
+        let base = MemBase::new();
+        let node = Node {
+            number,
+            master: None,
+            log: None,
+            disk,
+            base,
+            runs: 0,
+        };
+        self.nodes.insert(id, node);
+        self.start(id);
+    }
+
+    pub fn start(&mut self, id: RaftId) {
+        let (n, small_log) = (self.n, self.small_log);
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.runs += 1;
+        let log_id = LogId {
+            cluster: CLUSTER,
+            raft: id,
+        };
+        let disk = Arc::new(node.disk.clone());
+        let (log, recovered) = RaftLog::open(disk, "raft", log_id, LogConfig::default()).unwrap();
+        let mut config = MasterConfig::new(NodeId(u128::from(node.number)), id, addr(node.number));
+        let mut raft = RaftConfig::new(id);
+        if small_log {
+            config.snapshot_entries = 100;
+            raft.keep_entries = 0;
+        }
+        let kv = LazyKv::open(Arc::new(node.base.clone())).unwrap();
+        let quorum = QuorumSizes {
+            n,
+            w: n / 2 + 1,
+            r: n / 2 + 1,
+        };
+        let voters = if self.idle.is_empty() && id == RaftId(1) {
+            1
+        } else {
+            3
+        };
+        let bootstrap = Bootstrap {
+            cluster: CLUSTER,
+            quorum,
+            pgs: 16,
+            voters,
+        };
+        let seed = id.0 * 100 + node.runs;
+        node.master =
+            Some(Master::new(config, raft, recovered, kv, Some(bootstrap), seed).unwrap());
+        node.log = Some(log);
+    }
+
+    pub fn stop(&mut self, id: RaftId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        (node.master, node.log) = (None, None);
+        self.events.retain(|(to, _)| *to != id);
+    }
+
+    pub fn now(&self) -> Time {
+        Time(self.time * 1_000_000)
+    }
+
+    fn wall(&self) -> Time {
+        Time(self.time * 1_000_000 + 1_700_000_000_000_000_000)
+    }
+
+    pub fn master(&self, id: RaftId) -> &Master {
+        self.nodes[&id].master.as_ref().unwrap()
+    }
+
+    fn leads(&self) -> Option<RaftId> {
+        let leads = |node: &Node| node.master.as_ref().is_some_and(Master::leads);
+        let best = self.nodes.iter().filter(|(_, node)| leads(node));
+        best.max_by_key(|(_, node)| node.master.as_ref().unwrap().raft().term())
+            .map(|(id, _)| *id)
+    }
+
+    pub fn has_leader(&self) -> bool {
+        self.leads().is_some()
+    }
+
+    pub fn leader_id(&self) -> RaftId {
+        self.leads().expect("somebody leads")
+    }
+
+    pub fn leader(&self) -> &Master {
+        match self.leads() {
+            Some(id) => self.master(id),
+            None => self.nodes.values().find_map(|n| n.master.as_ref()).unwrap(),
+        }
+    }
+
+    pub fn a_follower(&self) -> RaftId {
+        let leader = self.leader_id();
+        *self.nodes.keys().find(|id| **id != leader).unwrap()
+    }
+
+    pub fn send(&mut self, conn: ConnId, body: MasterRequest) -> ReplyTo {
+        self.next_id += 1;
+        let from = ReplyTo {
+            conn,
+            id: self.next_id,
+        };
+        let leader = self.leader_id();
+        self.events
+            .push_back((leader, MasterEvent::Request { from, body }));
+        from
+    }
+
+    /// Asks and waits for the answer.
+    pub fn call(&mut self, conn: ConnId, body: MasterRequest) -> Answer {
+        let from = self.send(conn, body);
+        self.settle();
+        if !self.has_reply(from) {
+            self.run_until("an answer", |b| b.has_reply(from));
+        }
+        self.reply(from).unwrap()
+    }
+
+    pub fn has_reply(&self, to: ReplyTo) -> bool {
+        self.replies.contains_key(&to)
+    }
+
+    pub fn reply(&mut self, to: ReplyTo) -> Option<Answer> {
+        self.settle();
+        self.replies.remove(&to)
+    }
+
+    /// The next push to a client.
+    pub fn take_push(&mut self) -> Option<(ConnId, Push)> {
+        self.pushes.pop_front()
+    }
+
+    /// Handles everything that is under way, without letting time pass.
+    pub fn settle(&mut self) {
+        while let Some((to, event)) = self.events.pop_front() {
+            let (now, wall) = (self.now(), self.wall());
+            let mut out = Vec::new();
+            match self
+                .nodes
+                .get_mut(&to)
+                .and_then(|node| node.master.as_mut())
+            {
+                Some(master) => master.handle(now, wall, event, &mut out),
+                None => continue,
+            }
+            for action in out {
+                self.perform(to, action);
+            }
+        }
+    }
+
+    fn perform(&mut self, me: RaftId, action: MasterAction) {
+        match action {
+            MasterAction::Reply(reply) if reply.to.id >= INTERNAL => {
+                let (caller, token) = self.calls.remove(&reply.to.id).unwrap();
+                let result = reply.body.map(|r| (r, bytes::Bytes::new()));
+                self.events
+                    .push_back((caller, MasterEvent::CallDone { token, result }));
+            }
+            MasterAction::Reply(reply) => self.on_reply(reply.to, reply.body),
+            MasterAction::Push { conn, push } => self.on_push(conn, push),
+            MasterAction::SendRaft { to, message, .. } => {
+                let addr = addr(self.nodes[&me].number);
+                self.events.push_back((
+                    to,
+                    MasterEvent::Raft {
+                        from: me,
+                        addr,
+                        message,
+                    },
+                ));
+            }
+            MasterAction::Persist { token, write } => {
+                let node = self.nodes.get_mut(&me).unwrap();
+                node.log.as_mut().unwrap().append(&[write]).unwrap();
+                self.events
+                    .push_back((me, MasterEvent::Persisted { token }));
+            }
+            MasterAction::Flush(job) => {
+                self.events.push_back((me, MasterEvent::Flushed(job.run())));
+            }
+            MasterAction::Call(call) => {
+                let CallTarget::Node(_, to) = call.to else {
+                    panic!()
+                };
+                let Request::Node(request) = call.request else {
+                    panic!()
+                };
+                self.on_call(me, call.token, to, request);
+            }
+            MasterAction::Leader(_) | MasterAction::Retired => {}
+            MasterAction::Fatal(why) => panic!("{me:?}: {why}"),
+        }
+    }
+
+    fn on_call(&mut self, me: RaftId, token: u64, to: SocketAddr, request: NodeRequest) {
+        let number = u64::from(to.port()) - 7000;
+        let done = |this: &mut Self| {
+            let result = Ok((Response::Node(NodeResponse::Done), bytes::Bytes::new()));
+            this.events
+                .push_back((me, MasterEvent::CallDone { token, result }));
+        };
+        match request {
+            NodeRequest::BecomeVoter { raft_id, .. } => {
+                if self.idle.contains(&number) {
+                    self.idle.retain(|i| *i != number);
+                    self.become_voter(raft_id, number, &SnapshotMeta::blank());
+                    done(self);
+                }
+            }
+            NodeRequest::SnapshotPage {
+                index,
+                after,
+                bytes_max,
+            } => {
+                let peer = self
+                    .nodes
+                    .iter()
+                    .find(|(_, n)| n.number == number)
+                    .map(|(id, _)| *id);
+                self.next_id += 1;
+                let id = INTERNAL + self.next_id;
+                self.calls.insert(id, (me, token));
+                let from = ReplyTo {
+                    conn: ConnId(0),
+                    id,
+                };
+                let event = MasterEvent::SnapshotPage {
+                    from,
+                    index,
+                    after,
+                    bytes_max,
+                };
+                self.events.push_back((peer.unwrap(), event));
+            }
+            _ => done(self),
+        }
+    }
+
+    fn on_reply(&mut self, to: ReplyTo, body: Result<Response, WireError>) {
+        let body = body.map(|r| match r {
+            Response::Master(m) => m,
+            other => panic!("{other:?}"),
+        });
+        match self.stores.iter_mut().find(|s| store_conn(s.id) == to.conn) {
+            Some(store) => {
+                if let Ok(MasterResponse::Heartbeat(ok)) = body {
+                    store.take(*ok, self.frozen);
+                }
+            }
+            None => {
+                self.replies.insert(to, body);
+            }
+        }
+    }
+
+    fn on_push(&mut self, conn: ConnId, push: Push) {
+        let now = self.time;
+        match (
+            self.stores.iter_mut().find(|s| store_conn(s.id) == conn),
+            push,
+        ) {
+            (Some(store), Push::Poke) => store.due = now,
+            (_, push) => self.pushes.push_back((conn, push)),
+        }
+    }
+
+    fn heartbeats(&mut self) {
+        let Some(leader) = self.leads() else { return };
+        let (now, sent_at) = (self.time, self.now());
+        for store in &mut self.stores {
+            let number = store.id.0 as u64;
+            let voter = self.nodes.values().find(|n| n.number == number);
+            let is_stopped =
+                voter.is_some_and(|n| n.master.is_none() && !store.muted && n.runs > 0);
+            if store.muted || store.due > now || is_stopped {
+                continue;
+            }
+            store.due = now + 500;
+            self.next_id += 1;
+            let from = ReplyTo {
+                conn: store_conn(store.id),
+                id: self.next_id,
+            };
+            let body = MasterRequest::Heartbeat(store.heartbeat(number, sent_at));
+            self.events
+                .push_back((leader, MasterEvent::Request { from, body }));
+        }
+    }
+
+    pub fn run_for(&mut self, ms: u64) {
+        let end = self.time + ms;
+        while self.time < end {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        self.time += TICK;
+        let ids: Vec<RaftId> = self.nodes.keys().copied().collect();
+        ids.into_iter()
+            .for_each(|id| self.events.push_back((id, MasterEvent::Tick)));
+        self.heartbeats();
+        self.settle();
+    }
+
+    /// Lets time pass until `done`, at most a virtual minute.
+    pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = self.time + 60_000;
+        while !done(self) {
+            assert!(self.time < end, "not within a minute: {what}");
+            self.step();
+        }
+    }
+
+    fn map(&self) -> &PgMap {
+        self.leader().state().map()
+    }
+
+    pub fn members_complete(&self) -> bool {
+        let pgs = &self.map().pgs;
+        !pgs.is_empty() && pgs.iter().all(|pg| pg.members.len() == usize::from(self.n))
+    }
+
+    pub fn all_active(&self) -> bool {
+        self.map().pgs.iter().all(|pg| pg.phase == PgPhase::Active)
+    }
+
+    pub fn count(&self, phase: PgPhase) -> usize {
+        self.map().pgs.iter().filter(|pg| pg.phase == phase).count()
+    }
+
+    pub fn holds(&self, store: StoreId) -> bool {
+        self.held(store) > 0
+    }
+
+    pub fn held(&self, store: StoreId) -> usize {
+        self.map()
+            .pgs
+            .iter()
+            .filter(|pg| pg.members.contains(&store))
+            .count()
+    }
+
+    fn store(&mut self, id: StoreId) -> &mut Store {
+        self.stores.iter_mut().find(|s| s.id == id).unwrap()
+    }
+
+    pub fn mute(&mut self, id: StoreId) {
+        self.store(id).muted = true;
+    }
+
+    /// Stores adopt no epochs any more.
+    pub fn freeze_epochs(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// The store says that it was told nothing so far, until it is filled again.
+    pub fn set_cursor_back(&mut self, id: StoreId) {
+        self.store(id).back = true;
+    }
+
+    pub fn was_refilled(&self, id: StoreId) -> bool {
+        self.stores.iter().any(|s| s.id == id && s.refilled)
+    }
+}
+
+fn store_conn(id: StoreId) -> ConnId {
+    ConnId(id.0 as u64)
+}
+
+impl Store {
+    fn heartbeat(&self, number: u64, sent_at: Time) -> Heartbeat {
+        let groups = self.map.iter().flat_map(|map| map.pgs.iter().zip(0u16..));
+        let filled = groups
+            .filter(|(pg, i)| {
+                pg.filling.contains(&self.id) && self.adopted.get(&PgId(*i)) == Some(&pg.epoch)
+            })
+            .map(|(pg, i)| (PgId(i), pg.epoch))
+            .collect();
+        Heartbeat {
+            store: self.id,
+            node: NodeId(u128::from(number)),
+            incarnation: Incarnation(1),
+            addr: addr(number),
+            zone: String::new(),
+            sent_at,
+            total_bytes: 1 << 40,
+            free_bytes: 1 << 39,
+            used_bytes: 0,
+            device: number,
+            cursor: if self.back { LogIndex(0) } else { self.cursor },
+            map_version: self.map.as_ref().map_or(LogIndex(0), |map| map.version),
+            fenced: self
+                .adopted
+                .iter()
+                .map(|(pg, epoch)| (*pg, *epoch))
+                .collect(),
+            filled,
+            emptied: vec![],
+            old_marks: vec![],
+            repaired_bytes: 0,
+            repaired_files: 0,
+            failed: false,
+        }
+    }
+
+    fn take(&mut self, ok: crate::wire::master::HeartbeatOk, frozen: bool) {
+        self.cursor = self.cursor.max(ok.notes_upto);
+        let Some(map) = ok.map else { return };
+        for (pg, i) in map.pgs.iter().zip(0u16..) {
+            if pg.filling.contains(&self.id) {
+                (self.refilled, self.back) = (true, false);
+            }
+            let concerned = pg.members.contains(&self.id) || pg.prior.contains(&self.id);
+            if concerned && !frozen {
+                self.adopted.insert(PgId(i), pg.epoch);
+            }
+        }
+        if !frozen {
+            self.map = Some(map);
+        }
+        self.due = 0;
+    }
+}
