@@ -25,6 +25,8 @@ mod contact;
 #[cfg(feature = "net")]
 mod core;
 #[cfg(feature = "net")]
+pub mod discover;
+#[cfg(feature = "net")]
 mod error;
 #[cfg(feature = "net")]
 mod files;
@@ -38,6 +40,8 @@ mod names;
 mod session;
 #[cfg(all(test, feature = "net"))]
 mod testing;
+#[cfg(all(test, feature = "net"))]
+mod tests;
 
 #[cfg(feature = "net")]
 pub use self::{

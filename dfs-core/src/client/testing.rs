@@ -1,5 +1,23 @@
-//! What tests of the client share.
-use crate::types::{Attr, FileKind, Ino, LeaseSeq, Revision, Timestamp, VersionNo};
+//! What tests of the client share: a master that follows a script.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A test.
+use super::{Client, ClientConfig};
+use crate::net::{ClusterKey, Credentials, Handler, Server, ServerConfig, ServerHandle};
+use crate::types::{
+    Attr, ClientId, FileKind, Ino, LeaseSeq, LogIndex, OpId, Revision, Term, Timestamp, VersionNo,
+};
+use crate::wire::master::OpenInode;
+use crate::wire::node::LeaderHint;
+use crate::wire::rpc::{ConnId, Reply, ReplyTo};
+use crate::wire::{
+    ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, NodeRequest, NodeResponse,
+    Push, Query, QueryAnswer, Request, Response, WireError,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 
 /// Attributes of a small file.
 pub(crate) fn attr(ino: u64) -> Attr {
@@ -21,5 +39,263 @@ pub(crate) fn attr(ino: u64) -> Attr {
         version: VersionNo(0),
         lease: LeaseSeq(0),
         has_xattrs: false,
+    }
+}
+
+pub(crate) fn key() -> ClusterKey {
+    ClusterKey::from_bytes([7; 32])
+}
+
+/// What a scripted node does.
+#[derive(Debug)]
+pub(crate) struct Script {
+    /// Whom it says leads (itself if equal to its own address).
+    pub leader: Option<SocketAddr>,
+    pub term: u64,
+    pub caches_valid: Duration,
+    /// Mutations to swallow without an answer (they are applied).
+    pub swallow: usize,
+    /// Answer keep-alives.
+    pub alive: bool,
+    /// Answer queries (else they are held in `held`).
+    pub answering: bool,
+    pub expired: Vec<ClientId>,
+    pub held: Vec<(ReplyTo, Query)>,
+    /// Attribute answers by inode.
+    pub attrs: BTreeMap<Ino, Attr>,
+    /// Applied mutations, with their result: asked again, the same answer.
+    pub applied: BTreeMap<OpId, MutationOk>,
+    /// Every mutation request.
+    pub asked: Vec<(OpId, Mutation)>,
+    pub queries: usize,
+    pub keep_alives: Vec<(ClientId, u64, Term, Vec<OpenInode>)>,
+    pub acks: Vec<u64>,
+    pub bound: Option<ConnId>,
+}
+
+/// One scripted node.
+pub(crate) struct Node {
+    pub addr: SocketAddr,
+    pub script: Arc<Mutex<Script>>,
+    pub handle: ServerHandle,
+    server: Option<Server>,
+}
+
+struct Behaviour {
+    addr: SocketAddr,
+    script: Arc<Mutex<Script>>,
+    handle: ServerHandle,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let handle = ServerHandle::new(None);
+        let script = Arc::new(Mutex::new(Script {
+            leader: Some(addr),
+            term: 1,
+            caches_valid: Duration::from_secs(60),
+            swallow: 0,
+            alive: true,
+            answering: true,
+            expired: Vec::new(),
+            held: Vec::new(),
+            attrs: (1..10).map(|i| (Ino(i), attr(i))).collect(),
+            applied: BTreeMap::new(),
+            asked: Vec::new(),
+            queries: 0,
+            keep_alives: Vec::new(),
+            acks: Vec::new(),
+            bound: None,
+        }));
+        let behaviour = Arc::new(Behaviour {
+            addr,
+            script: Arc::clone(&script),
+            handle: handle.clone(),
+        });
+        let config = ServerConfig::default();
+        let credentials = Credentials::new(key());
+        let server = Server::start(listener, &credentials, config, handle.clone(), behaviour);
+        Self {
+            addr,
+            script,
+            handle,
+            server: Some(server.unwrap()),
+        }
+    }
+
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    /// As kill -9: connections reset, port refused.
+    pub(crate) fn die(&mut self) {
+        self.server = None;
+    }
+
+    /// Pushes on the connection that the session is bound to.
+    pub(crate) fn push(&self, push: Push) {
+        let conn = self.script().bound.expect("a session is bound");
+        assert!(self.handle.push(conn, push));
+    }
+
+    /// Answers the held queries.
+    pub(crate) fn release(&self) {
+        let held = {
+            let mut script = self.script();
+            script.answering = true;
+            std::mem::take(&mut script.held)
+        };
+        for (to, query) in held {
+            let body = answer(&mut self.script(), query);
+            self.handle.reply(reply(to, body));
+        }
+    }
+}
+
+fn reply(to: ReplyTo, body: Result<MasterResponse, WireError>) -> Reply {
+    Reply {
+        to,
+        body: body.map(Response::Master),
+        payload: Vec::new(),
+    }
+}
+
+fn answer(script: &mut Script, query: Query) -> Result<MasterResponse, WireError> {
+    script.queries += 1;
+    let ino = match query {
+        Query::GetAttr { ino } => ino,
+        // "5" is a name of inode 5.
+        Query::Lookup { name, .. } => Ino(name.to_string().parse().unwrap_or(0)),
+        _ => Ino(0),
+    };
+    let attr = script.attrs.get(&ino).cloned();
+    let body = QueryAnswer::Attr(attr.ok_or(ErrorCode::NotFound)?);
+    let as_of = LogIndex(1);
+    Ok(MasterResponse::Answer { as_of, body })
+}
+
+impl Behaviour {
+    fn master(
+        &self,
+        script: &mut Script,
+        from: ReplyTo,
+        request: MasterRequest,
+    ) -> Option<Result<MasterResponse, WireError>> {
+        if script.leader != Some(self.addr) {
+            let hint = script.leader.map(|a| a.to_string()).unwrap_or_default();
+            return Some(Err(WireError::new(ErrorCode::NotLeader, hint)));
+        }
+        let session = MasterResponse::Session {
+            term: Term(script.term),
+            caches_valid: script.caches_valid,
+            session_valid: Duration::from_secs(10),
+            map_version: LogIndex(0),
+            stores: Vec::new(),
+        };
+        match request {
+            MasterRequest::OpenSession { .. } => Some(Ok(session)),
+            MasterRequest::KeepAlive {
+                client,
+                low,
+                clean_term,
+                opens,
+            } => {
+                if script.expired.contains(&client) {
+                    return Some(Err(ErrorCode::SessionExpired.into()));
+                }
+                script.keep_alives.push((client, low, clean_term, opens));
+                script.bound = Some(from.conn);
+                script.alive.then_some(Ok(session))
+            }
+            MasterRequest::Mutate { op, body, .. } => {
+                if script.expired.contains(&op.client) {
+                    return Some(Err(ErrorCode::SessionExpired.into()));
+                }
+                script.asked.push((op, body));
+                script.applied.entry(op).or_insert(MutationOk::Done);
+                if script.swallow > 0 {
+                    script.swallow -= 1;
+                    return None;
+                }
+                let ok = script.applied[&op].clone();
+                Some(Ok(MasterResponse::Mutated(ok)))
+            }
+            MasterRequest::Query { body, .. } => {
+                if !script.answering {
+                    script.held.push((from, body));
+                    return None;
+                }
+                Some(answer(script, body))
+            }
+            MasterRequest::PushAck { seq, .. } => {
+                script.acks.push(seq);
+                Some(Ok(MasterResponse::Done))
+            }
+            MasterRequest::Open { ino, .. } => Some(Ok(MasterResponse::Opened {
+                attr: attr(ino.0),
+                lease: LeaseSeq(1),
+                shared: false,
+                layout: None,
+            })),
+            _ => Some(Ok(MasterResponse::Done)),
+        }
+    }
+}
+
+impl Handler for Behaviour {
+    fn request(&self, from: ReplyTo, request: Request, _: Bytes) {
+        let mut script = self.script.lock().unwrap();
+        match request {
+            Request::Master(request) => {
+                if let Some(body) = self.master(&mut script, from, request) {
+                    drop(script);
+                    self.handle.reply(reply(from, body));
+                }
+            }
+            Request::Node(NodeRequest::WhoLeads) => {
+                let hint = LeaderHint {
+                    leader: script.leader,
+                    term: Term(script.term),
+                    ..LeaderHint::default()
+                };
+                self.handle.reply(Reply {
+                    to: from,
+                    body: Ok(Response::Node(NodeResponse::Leader(hint))),
+                    payload: Vec::new(),
+                });
+            }
+            _ => {}
+        }
+    }
+    fn cast(&self, _: ConnId, _: Request, _: Bytes) {}
+    fn conn_closed(&self, _: ConnId) {}
+}
+
+/// Settings with short times.
+pub(crate) fn config(nodes: &[&Node]) -> ClientConfig {
+    let seeds = nodes.iter().map(|n| n.addr).collect();
+    ClientConfig {
+        deadline_meta: Duration::from_secs(10),
+        attempt_timeout: Duration::from_millis(300),
+        keep_alive_every: Duration::from_millis(20),
+        ..ClientConfig::new(seeds, key())
+    }
+}
+
+pub(crate) async fn connect(nodes: &[&Node]) -> Arc<Client> {
+    Client::connect(config(nodes)).await.unwrap()
+}
+
+/// Waits until `holds`.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "not reached: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

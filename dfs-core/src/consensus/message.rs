@@ -290,6 +290,10 @@ fn check_entries(
     term: Term,
     entries: &[LogEntry],
 ) -> Result<(), MessageError> {
+    // The crate takes term 0 for "no such entry", and would match it beyond the end of the log.
+    if (prev_index.0 == 0) != (prev_term.0 == 0) {
+        return Err(MessageError::Field { field: "prev_term" });
+    }
     if entries.len() > ENTRIES_MAX {
         return Err(MessageError::Field { field: "entries" });
     }

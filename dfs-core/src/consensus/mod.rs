@@ -16,6 +16,7 @@
 //! consensus), 6.4 (ReadIndex), 9.6 (pre-vote), 10.2.1 (parallel write of the leader's log).
 pub mod config;
 mod convert;
+pub mod event;
 pub mod log;
 mod mem_log;
 pub mod message;
@@ -23,17 +24,25 @@ pub mod node;
 mod reads;
 mod ready;
 mod snapshots;
+mod start;
 pub mod types;
 
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod member_tests;
 #[cfg(test)]
 mod node_tests;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod test_group;
 
 pub use config::{RaftConfig, RaftConfigError};
+pub use event::{DropReason, RaftAction, RaftError, RaftEvent, StateAt};
 pub use log::{LogConfig, LogError, LogId, RaftLog, RecoveredLog};
 pub use message::{MessageError, RaftBody, RaftMessage};
-pub use node::{DropReason, RaftAction, RaftError, RaftEvent, RaftNode, StateAt};
+pub use node::RaftNode;
 pub use types::{
     CommittedEntry, ConfChange, ConfError, ConfState, ConfStep, EntryKind, HardState, LogEntry,
     LogRecord, LogWrite, SnapshotMeta,

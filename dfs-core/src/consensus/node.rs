@@ -21,256 +21,23 @@
 //!
 //! Failures assumed: messages are lost, repeated, reordered; the process stops at any moment and
 //! loses writes that were not synced; peers are not malicious, but what they send is checked.
-use super::config::{RaftConfig, RaftConfigError};
+use super::config::RaftConfig;
 use super::convert;
+use super::event::{DropReason, RaftAction, RaftError, RaftEvent, StateAt};
 use super::log::RecoveredLog;
 use super::mem_log::MemLog;
 use super::message::{MessageError, RaftBody, RaftMessage};
 use super::reads::Reads;
 use super::ready::Outbox;
 use super::snapshots::Install;
-use super::types::{
-    BOOTSTRAP_INDEX, CommittedEntry, ConfChange, ConfError, ConfState, LogRecord, LogWrite,
-    SnapshotMeta,
-};
+use super::start::recover;
+use super::types::{ConfChange, ConfError, ConfState, LogRecord};
 use crate::types::{LogIndex, RaftId, Term, Time};
 use bytes::Bytes;
 use raft::{RawNode, StateRole};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
-
-/// What happened, as seen by the driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RaftEvent {
-    /// One [`RaftConfig::tick`] has passed.
-    Tick,
-    /// A decoded message; `from` is known from the connection.
-    Message {
-        /// The sender.
-        from: RaftId,
-        /// What it says; not yet validated.
-        message: RaftMessage,
-    },
-    /// Put a command into the log.
-    Propose {
-        /// Chosen by the driver, unique while the proposal is open.
-        token: u64,
-        /// The command; not empty.
-        data: Bytes,
-    },
-    /// Change the members. One change at a time.
-    ProposeConf {
-        /// As in [`RaftEvent::Propose`].
-        token: u64,
-        /// What to change.
-        change: ConfChange,
-    },
-    /// Which index must be applied before a read that came in now may be answered?
-    ReadIndex {
-        /// Chosen by the driver, unique while the read is open.
-        token: u64,
-    },
-    /// The write with this token, and all before it, are durable.
-    Persisted {
-        /// Of the [`RaftAction::Persist`].
-        token: u64,
-    },
-    /// The state machine has applied up to here.
-    Applied {
-        /// Last applied entry.
-        index: LogIndex,
-    },
-    /// The driver can serve the state at this index or newer to a member that lags.
-    SnapshotAvailable {
-        /// Applied index of the state.
-        index: LogIndex,
-    },
-    /// The state tables were replaced, durably; answers [`RaftAction::InstallSnapshot`].
-    SnapshotInstalled {
-        /// What they hold now; the index is at least the announced one.
-        meta: SnapshotMeta,
-    },
-    /// The installation failed and the old state is intact. The leader will announce again.
-    SnapshotFailed,
-    /// The state up to here is durable and can be served: forget older entries, but for the
-    /// configured tail.
-    Compact {
-        /// Durable applied index.
-        upto: LogIndex,
-    },
-    /// Start an election now (bootstrap).
-    Campaign,
-    /// Hand leadership over.
-    TransferLeader {
-        /// A voter.
-        to: RaftId,
-    },
-    /// A message to this peer was lost.
-    Unreachable {
-        /// The peer.
-        peer: RaftId,
-    },
-}
-
-/// What the driver must do, in order. See the steps in [`super`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RaftAction {
-    /// Send; losing it is allowed.
-    Send {
-        /// Whom to.
-        to: RaftId,
-        /// What.
-        message: RaftMessage,
-    },
-    /// Append to the [`RaftLog`](super::RaftLog), then report [`RaftEvent::Persisted`].
-    Persist {
-        /// Ascending.
-        token: u64,
-        /// Records, durable together.
-        write: LogWrite,
-    },
-    /// Apply; never empty.
-    Apply {
-        /// In order, continuing the last ones.
-        entries: Vec<CommittedEntry>,
-    },
-    /// The proposal is in this leader's log; not committed.
-    Proposed {
-        /// Of the proposal.
-        token: u64,
-        /// Where it stands.
-        index: LogIndex,
-        /// The leader's term.
-        term: Term,
-    },
-    /// The proposal did not enter the log and never will.
-    ProposalDropped {
-        /// Of the proposal.
-        token: u64,
-        /// Why.
-        reason: DropReason,
-    },
-    /// The proposal's fate is unknown: leadership was lost. Retry under the same op-id.
-    ProposalUnknown {
-        /// Of the proposal.
-        token: u64,
-    },
-    /// The read may be answered from a state that has applied `index`.
-    ReadReady {
-        /// Of the read.
-        token: u64,
-        /// Wait until this is applied.
-        index: LogIndex,
-    },
-    /// This member does not lead (any more); ask the leader.
-    ReadDropped {
-        /// Of the read.
-        token: u64,
-        /// Who leads, if known.
-        leader: Option<RaftId>,
-    },
-    /// This member leads. Its state is current once a read has come back ready.
-    BecameLeader {
-        /// Its term.
-        term: Term,
-    },
-    /// This member no longer leads. Open proposals and reads end with the actions that follow.
-    LostLeadership,
-    /// Whom this member takes for the leader has changed.
-    LeaderChanged {
-        /// `None` while unknown.
-        leader: Option<RaftId>,
-        /// The present term.
-        term: Term,
-    },
-    /// A member lags behind the log, and no fitting state was declared:
-    /// feed [`RaftEvent::SnapshotAvailable`].
-    NeedSnapshot {
-        /// Who lags.
-        peer: RaftId,
-    },
-    /// Pull the state (at this index or newer) from `from` and replace the tables, durably with its
-    /// meta; then report `SnapshotInstalled` or `SnapshotFailed`.
-    InstallSnapshot {
-        /// The announced snapshot.
-        meta: SnapshotMeta,
-        /// Who announced it.
-        from: RaftId,
-    },
-    /// A message was dropped; changes nothing.
-    Rejected {
-        /// The sender.
-        from: RaftId,
-        /// Why.
-        reason: MessageError,
-    },
-}
-
-/// Why a proposal did not enter the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DropReason {
-    /// This member does not lead.
-    #[error("not the leader")]
-    NotLeader {
-        /// Who does, if known.
-        leader: Option<RaftId>,
-    },
-    /// Leadership is being handed over; try again soon.
-    #[error("leadership is being handed over")]
-    Transferring,
-    /// Too many bytes are proposed and not committed; try again soon.
-    #[error("too much is waiting to be committed")]
-    Backpressure,
-    /// Longer than [`RaftConfig::entry_bytes_max`], or empty.
-    #[error("a command of {len_bytes} bytes")]
-    Length {
-        /// Of the command.
-        len_bytes: usize,
-    },
-    /// The membership change does not fit.
-    #[error(transparent)]
-    Conf(#[from] ConfError),
-}
-
-/// Why the machine cannot start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RaftError {
-    /// A setting is out of range.
-    #[error(transparent)]
-    Config(#[from] RaftConfigError),
-    /// The state has applied more than the log holds: the log lost its end. A wiped voter.
-    #[error("the state has applied {applied}, the log ends at {last}")]
-    AppliedBeyondLog {
-        /// Of the state.
-        applied: LogIndex,
-        /// Last entry of the log.
-        last: LogIndex,
-    },
-    /// The state is older than where the log starts: the tables were lost. A wiped voter.
-    #[error("the state has applied {applied}, the log starts after {base}")]
-    StateBehindLog {
-        /// Of the state.
-        applied: LogIndex,
-        /// Where the log starts.
-        base: LogIndex,
-    },
-    /// The log contradicts itself. A wiped voter.
-    #[error("the log is inconsistent: {why}")]
-    Inconsistent {
-        /// What is wrong.
-        why: String,
-    },
-}
-
-/// What the state tables say about themselves at start.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StateAt {
-    /// Applied index, stored in the same transaction as what it applied.
-    pub applied: LogIndex,
-    /// Meta of the last snapshot that was installed, stored in the same transaction as its state.
-    pub installed: Option<SnapshotMeta>,
-}
 
 /// What was last reported of the crate's role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -483,9 +250,9 @@ impl RaftNode {
         }
         let conf = self.conf();
         let alone = |list: &[RaftId]| list.iter().all(|id| *id == self.config.id);
-        let log = &self.raw.raft.raft_log;
+        // Alone it wins at once, and what a leader says does not wait for writes.
         let is_alone = alone(&conf.voters) && alone(&conf.voters_outgoing);
-        !is_alone || (self.outbox.is_idle() && log.persisted == log.last_index())
+        !is_alone || (self.outbox.is_idle() && !self.raw.has_ready())
     }
 
     fn on_message(&mut self, from: RaftId, message: RaftMessage) -> Result<(), MessageError> {
@@ -713,60 +480,4 @@ impl RaftNode {
         let progress = self.raw.raft.prs().get(member.0);
         self.is_leader() && (member == self.config.id || progress.is_some_and(|p| p.recent_active))
     }
-}
-
-/// The log in memory, the applied index, and the snapshot to adopt if the process stopped between
-/// replacing the state tables and recording it.
-fn recover(
-    log: RecoveredLog,
-    state: &StateAt,
-) -> Result<(MemLog, u64, Option<SnapshotMeta>), RaftError> {
-    let inconsistent = |why: &str| RaftError::Inconsistent { why: why.into() };
-    let (base, hard) = (log.base.clone(), log.hard);
-    if base != SnapshotMeta::blank() {
-        base.validate()
-            .map_err(|e| RaftError::Inconsistent { why: e.to_string() })?;
-    }
-    let entries: Vec<_> = log.entries.iter().map(convert::entry_to_raft).collect();
-    let mem = MemLog::new(base.clone(), entries, convert::hard_to_raft(&hard));
-    let last = mem.last();
-    if mem.term_at(last).is_some_and(|term| term > hard.term.0) {
-        return Err(inconsistent("an entry is newer than the term"));
-    }
-    let applied = state.applied;
-    if let Some(meta) = &state.installed
-        && meta.index > base.index
-        && mem.term_at(meta.index.0) != Some(meta.term.0)
-    {
-        let began = log
-            .installing
-            .is_some_and(|began| began.index <= meta.index);
-        if !began || applied != meta.index {
-            let last = LogIndex(last);
-            return Err(RaftError::AppliedBeyondLog { applied, last });
-        }
-        meta.validate()
-            .map_err(|e| RaftError::Inconsistent { why: e.to_string() })?;
-        let mut hard = hard;
-        hard.commit = meta.index;
-        if hard.term < meta.term {
-            (hard.term, hard.vote) = (meta.term, None);
-        }
-        let mem = MemLog::new(meta.clone(), Vec::new(), convert::hard_to_raft(&hard));
-        return Ok((mem, applied.0, Some(meta.clone())));
-    }
-    if applied.0 > last {
-        let last = LogIndex(last);
-        return Err(RaftError::AppliedBeyondLog { applied, last });
-    }
-    if hard.commit.0 > last {
-        return Err(inconsistent("the commit index lies beyond the log"));
-    }
-    // A state that has applied nothing is what a bootstrapped log starts from.
-    let is_fresh = base.index <= BOOTSTRAP_INDEX;
-    if applied < base.index && !is_fresh {
-        let base = base.index;
-        return Err(RaftError::StateBehindLog { applied, base });
-    }
-    Ok((mem, applied.0.max(base.index.0), None))
 }

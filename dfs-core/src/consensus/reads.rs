@@ -6,7 +6,8 @@
 //! repeated with the regular ones. A leader that has committed nothing in its term waits.
 //!
 //! Leases by ticks are not used: a paused leader would wake up believing in its lease.
-use super::node::{RaftAction, RaftNode};
+use super::event::RaftAction;
+use super::node::RaftNode;
 use crate::types::LogIndex;
 
 /// Reads that wait.

@@ -10,7 +10,8 @@
 //! A `Ready` that changes nothing but the commit index is not written: a stale commit index on disk
 //! costs only a later apply, and the next write carries the new one.
 use super::convert;
-use super::node::{RaftAction, RaftNode};
+use super::event::RaftAction;
+use super::node::RaftNode;
 use super::snapshots::Install;
 use super::types::{CommittedEntry, ConfChange, ConfState, HardState, LogRecord, LogWrite};
 use crate::types::{LogIndex, Term};

@@ -11,8 +11,9 @@
 //!
 //! A stop between 3 and 4 is finished at the next start ([`RaftNode::new`]).
 use super::convert;
+use super::event::RaftAction;
 use super::message::{MessageError, RaftBody, RaftMessage};
-use super::node::{RaftAction, RaftNode};
+use super::node::RaftNode;
 use super::types::{LogRecord, SnapshotMeta};
 use crate::types::{LogIndex, RaftId};
 use bytes::Bytes;

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A test.
 use super::conn::deadline_in;
 use super::*;
 use crate::types::ClusterId;

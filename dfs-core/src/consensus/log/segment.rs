@@ -8,7 +8,7 @@ pub(super) const HEADER_LEN: u64 = 4096;
 const MAGIC: &[u8; 8] = b"DFSRAFT\0";
 /// Bytes of the header that count: magic, version, cluster, member, seq, first ordinal, CRC.
 const HEADER_USED: usize = 8 + 4 + 16 + 8 + 8 + 8 + 4;
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The segment that is appended to.
 #[derive(Debug)]

@@ -2,12 +2,13 @@
 //!
 //! One seed chooses everything: latencies, loss, repetition, torn writes, pauses, crashes,
 //! partitions, membership changes, snapshots. Repeat one with
-//! `DFS_SEED=<seed> cargo test -p dfs-core consensus::sim -- --nocapture`.
+//! `DFS_SEED=<seed> cargo test -p dfs-core consensus::sim -- --nocapture`; run more with `DFS_SEEDS`.
 //!
 //! Checked ([`check`]): every member applies the same commands in the same order; at most one leader
 //! per term; what was acknowledged stays; no read is stale; no well-meant message is refused as
 //! malformed; after healing the group makes progress and all members agree.
 mod check;
+mod clients;
 mod disk;
 mod driver;
 mod nemesis;
@@ -19,7 +20,10 @@ use world::{Settings, World};
 fn seeds(count: u64) -> std::ops::Range<u64> {
     match std::env::var("DFS_SEED").map(|seed| seed.parse::<u64>()) {
         Ok(Ok(seed)) => seed..seed + 1,
-        _ => 0..count,
+        _ => {
+            let more = std::env::var("DFS_SEEDS").map(|count| count.parse().ok());
+            0..more.ok().flatten().unwrap_or(count)
+        }
     }
 }
 

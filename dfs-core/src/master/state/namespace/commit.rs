@@ -36,17 +36,20 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
         rows::count(tx, "PG index", keys::pg_index(home, ino, ChunkNo::HOME), 1)?;
     }
     let is_change = !plan.rows.is_empty() || plan.size != inode.size;
-    let mut makes_room = false;
+    let mut begun = None;
     if is_change {
         if versions::takes_new_version(&mut inode, commit.token, plan.kind) {
             // With a full window its names have no pins left to drop.
-            makes_room = read::window(&tx.kv, ino)?.len() < KEPT;
+            begun = Some(read::window(&tx.kv, ino)?.len() < KEPT);
             versions::begin(tx, ino, &mut inode)?;
         }
+        let kept = read::versions(&tx.kv, ino)?;
+        let older = kept.iter().map(|rec| rec.no);
+        let older = older.filter(|no| *no < inode.version && no.0 > 0).max();
         for (chunk, row) in &plan.rows {
             let old = read::row_at(&tx.kv, ino, *chunk, inode.version)?;
             let was = old.map_or(0, |(_, extents)| read::covered(&extents));
-            rows::write_row(tx, ino, *chunk, inode.version, row)?;
+            rows::write_row(tx, ino, *chunk, (older, inode.version), row)?;
             inode.allocated = inode.allocated + read::covered(row) - was;
         }
         inode.size = plan.size;
@@ -61,9 +64,11 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
         inode.mode = attr::without_suid(inode.mode);
     }
     tx.put_inode(ino, &inode)?;
-    versions::trim(tx, ino, KEPT)?;
-    if makes_room {
-        history::make_room(tx, ino, &inode)?;
+    if let Some(may_have_pins) = begun {
+        versions::trim(tx, ino, KEPT)?;
+        if may_have_pins {
+            history::make_room(tx, ino, &inode)?;
+        }
     }
     tx.touch(ino, true, false);
     note(tx, ino, inode.revision, &plan.placed);

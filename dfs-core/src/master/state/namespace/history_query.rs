@@ -116,13 +116,10 @@ pub(super) fn names(
 }
 
 type Known = (Option<Dentry>, Option<NameHistory>);
+type Page = (BTreeMap<Name, Known>, Option<Vec<u8>>);
 
 /// Entries and history records of the next names, and the last of those names unless it is the end.
-fn page(
-    kv: &dyn KvRead,
-    dir: Ino,
-    after: &[u8],
-) -> Result<(BTreeMap<Name, Known>, Option<Vec<u8>>), QueryError> {
+fn page(kv: &dyn KvRead, dir: Ino, after: &[u8]) -> Result<Page, QueryError> {
     let mut found: BTreeMap<Name, Known> = BTreeMap::new();
     let mut last: Option<Vec<u8>> = None;
     for prefix in [keys::dentries_of(dir), keys::histories_of(dir)] {

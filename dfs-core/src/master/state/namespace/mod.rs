@@ -31,7 +31,7 @@ mod versions;
 mod walk;
 
 pub use check::check;
-pub use placement::{inos_of_pgs, pg_rows};
+pub use placement::{InodePath, inos_of_pgs, pg_rows};
 pub use query::query;
 
 use crate::master::state::{ApplyCtx, ApplyError, StateError};

@@ -8,6 +8,9 @@ use crate::types::{ChunkNo, Extent, Ino, PgId, PgMap, pg_of};
 use crate::wire::master::PgRow;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// An inode, one of its paths, and its size in bytes.
+pub type InodePath = (Ino, Vec<u8>, u64);
+
 /// Rows of a PG after `(inode, chunk)`, ascending, at most `limit`; true at the end. A row lists every
 /// object in this PG that any kept version of the chunk refers to; the home chunk's also the stamp.
 ///
@@ -76,7 +79,7 @@ pub fn inos_of_pgs(
     pgs: &BTreeSet<PgId>,
     after: Ino,
     limit: usize,
-) -> Result<(Vec<(Ino, Vec<u8>, u64)>, bool), StateError> {
+) -> Result<(Vec<InodePath>, bool), StateError> {
     let mut heads: BTreeSet<(Ino, PgId)> = BTreeSet::new();
     for pg in pgs {
         heads.extend(next_ino(kv, *pg, after)?.map(|ino| (ino, *pg)));

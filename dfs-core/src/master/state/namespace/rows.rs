@@ -2,7 +2,7 @@
 //!
 //! A row `(inode, chunk, version)` is the whole content of a chunk from that version on, up to the
 //! chunk's next row. Rules:
-//! 1. An empty row exists only above an older one (else the absence of rows says the same).
+//! 1. An empty row exists only directly above one with extents (else its absence says the same).
 //! 2. A row is there iff some kept version reads it.
 //! 3. `f` counts, per object, the rows that refer to it; `g`, per PG, inode and chunk, the rows that
 //!    refer to the PG. What falls to zero is garbage.
@@ -14,29 +14,56 @@ use crate::store::{Kv, KvRead, prefix_end};
 use crate::types::{ChunkNo, Extent, Ino, ObjectId, PgId, VersionNo};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Replaces the content of a chunk from the newest version `version` on.
+/// Replaces the content of a chunk from the newest version `version` on. `older` is the newest kept
+/// version below: the row that only later, dropped versions read is not kept beside the new one.
 pub(super) fn write_row(
     tx: &mut Tx<'_>,
     ino: Ino,
     chunk: ChunkNo,
-    version: VersionNo,
+    (older, version): (Option<VersionNo>, VersionNo),
     extents: &[Extent],
 ) -> Result<(), StateError> {
-    if extents.is_empty() && !has_row_below(tx, ino, chunk, version)? {
-        return set_row(tx, ino, chunk, version, None);
-    }
-    set_row(tx, ino, chunk, version, Some(extents))
+    set_row(tx, ino, chunk, version, Some(extents))?;
+    drop_row_below(tx, ino, chunk, older, version)?;
+    drop_needless_hole(tx, ino, chunk, version)
 }
 
-fn has_row_below(
-    tx: &Tx<'_>,
+/// Drops the row before the one at `version` if no kept version reads it; `older` is the newest kept
+/// version below the place where the reader was.
+fn drop_row_below(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    chunk: ChunkNo,
+    older: Option<VersionNo>,
+    version: VersionNo,
+) -> Result<(), StateError> {
+    let below = VersionNo(version.0.saturating_sub(1));
+    match read::row_at(&tx.kv, ino, chunk, below)? {
+        Some((row, _)) if older.is_none_or(|older| row > older) => {
+            set_row(tx, ino, chunk, row, None)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rule 1 for the row at `version`, if there is one.
+fn drop_needless_hole(
+    tx: &mut Tx<'_>,
     ino: Ino,
     chunk: ChunkNo,
     version: VersionNo,
-) -> Result<bool, StateError> {
-    let from = keys::rows_of_chunk(ino, chunk);
-    let to = keys::row(ino, chunk, version);
-    Ok(!tx.kv.scan_back(&from, &to, 1)?.is_empty())
+) -> Result<(), StateError> {
+    let is_hole = read::row_at(&tx.kv, ino, chunk, version)?
+        .is_some_and(|(no, extents)| no == version && extents.is_empty());
+    if !is_hole {
+        return Ok(());
+    }
+    let below = VersionNo(version.0.saturating_sub(1));
+    let under = read::row_at(&tx.kv, ino, chunk, below)?;
+    if under.is_none_or(|(_, extents)| extents.is_empty()) {
+        set_row(tx, ino, chunk, version, None)?;
+    }
+    Ok(())
 }
 
 /// Writes or removes one row and counts its references.
@@ -128,19 +155,8 @@ pub(super) fn drop_rows(
             return Err(read::broken("row index", &key));
         };
         let (chunk, successor) = (ChunkNo(chunk), VersionNo(no));
-        let below = VersionNo(successor.0 - 1);
-        let Some((row, _)) = read::row_at(&tx.kv, ino, chunk, below)? else {
-            continue;
-        };
-        if older.is_some_and(|older| row <= older) {
-            continue;
-        }
-        set_row(tx, ino, chunk, row, None)?;
-        let is_hole = read::row_at(&tx.kv, ino, chunk, successor)?
-            .is_some_and(|(no, extents)| no == successor && extents.is_empty());
-        if is_hole && !has_row_below(tx, ino, chunk, successor)? {
-            set_row(tx, ino, chunk, successor, None)?;
-        }
+        drop_row_below(tx, ino, chunk, older, successor)?;
+        drop_needless_hole(tx, ino, chunk, successor)?;
     }
     Ok(())
 }

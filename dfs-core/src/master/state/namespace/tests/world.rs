@@ -1,4 +1,3 @@
-#![allow(dead_code)]
 //! A namespace in memory with short words for what tests do to it. Every change is audited.
 use crate::master::state::namespace::{self, check};
 use crate::master::state::{ApplyCtx, ApplyError, Effects};

@@ -1,0 +1,319 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A test.
+use super::testing::{Node, attr, config, connect, until};
+use super::*;
+use crate::types::{FileKind, Ino, Name, Term};
+use crate::wire::master::Touched;
+use crate::wire::{ErrorCode, MutationOk, Push};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+fn name(s: &str) -> Name {
+    Name::new(s).unwrap()
+}
+
+fn invalidate(seq: u64, ino: u64) -> Push {
+    Push::Invalidate {
+        seq,
+        as_of: crate::types::LogIndex(9),
+        touched: vec![Touched {
+            ino: Ino(ino),
+            attrs: true,
+            content: true,
+            entries: true,
+        }],
+    }
+}
+
+#[derive(Default)]
+struct Listener {
+    invalidated: Mutex<Vec<Ino>>,
+    held: Mutex<Vec<Ack>>,
+    hold: bool,
+    all: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl CacheListener for Listener {
+    fn invalidated(&self, touched: &[Touched], ack: Ack) {
+        let mut all = self.invalidated.lock().unwrap();
+        all.extend(touched.iter().map(|t| t.ino));
+        if self.hold {
+            self.held.lock().unwrap().push(ack);
+        }
+    }
+    fn all_invalidated(&self) {
+        self.all.fetch_add(1, SeqCst);
+    }
+    fn session_lost(&self) {
+        self.lost.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn the_leader_is_found_through_any_node() {
+    let (leader, other) = (Node::start().await, Node::start().await);
+    other.script().leader = Some(leader.addr);
+    let client = connect(&[&other]).await;
+    assert_eq!(client.leader_addr().await.unwrap(), leader.addr);
+    assert_eq!(client.getattr(Ino(5)).await.unwrap(), attr(5));
+    client.shutdown().await;
+    let error = client.getattr(Ino(6)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unusable(_)));
+}
+
+#[tokio::test]
+async fn connecting_to_nothing_says_what_was_tried() {
+    let mut gone = Node::start().await;
+    gone.die();
+    let settings = ClientConfig {
+        deadline_meta: Duration::from_millis(400),
+        ..config(&[&gone])
+    };
+    let error = Client::connect(settings).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::TimedOut);
+    assert!(
+        error.to_string().contains(&gone.addr.to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_leader_costs_less_than_two_seconds() {
+    let (mut old, new) = (Node::start().await, Node::start().await);
+    new.script().leader = Some(old.addr);
+    let client = connect(&[&old, &new]).await;
+    client.open_rpc(Ino(3), true).await.unwrap();
+    old.die();
+    {
+        let mut script = new.script();
+        script.leader = Some(new.addr);
+        script.term = 2;
+    }
+    let began = Instant::now();
+    client.mkdir_for_test().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2));
+    let script = new.script();
+    let (_, _, term, opens) = script.keep_alives[1].clone();
+    assert_eq!((script.keep_alives[0].2, term), (Term(1), Term(2)));
+    assert_eq!(opens.len(), 1, "the new leader is told what is open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_leader_costs_less_than_two_seconds() {
+    let (old, new) = (Node::start().await, Node::start().await);
+    new.script().leader = Some(old.addr);
+    let settings = ClientConfig {
+        attempt_timeout: Duration::from_secs(1),
+        keep_alive_every: Duration::from_millis(500),
+        ..config(&[&old, &new])
+    };
+    let client = Client::connect(settings).await.unwrap();
+    {
+        // Accepts, but never says a word again.
+        let mut script = old.script();
+        (script.alive, script.answering, script.swallow) = (false, false, usize::MAX);
+    }
+    {
+        let mut script = new.script();
+        (script.leader, script.term) = (Some(new.addr), 2);
+    }
+    let began = Instant::now();
+    client.mkdir_for_test().await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_leader_that_still_talks_is_left_for_the_one_of_a_newer_term() {
+    let (old, new) = (Node::start().await, Node::start().await);
+    new.script().leader = Some(old.addr);
+    let client = connect(&[&old, &new]).await;
+    old.script().swallow = usize::MAX;
+    {
+        let mut script = new.script();
+        (script.leader, script.term) = (Some(new.addr), 2);
+    }
+    client.mkdir_for_test().await.unwrap();
+    assert_eq!(client.leader_addr().await.unwrap(), new.addr);
+}
+
+#[tokio::test]
+async fn an_unanswered_mutation_is_repeated_under_the_same_op_id() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    node.script().swallow = 2;
+    client.mkdir_for_test().await.unwrap();
+    let script = node.script();
+    assert_eq!(script.asked.len(), 3);
+    assert_eq!(script.applied.len(), 1, "asked thrice, done once");
+}
+
+#[tokio::test]
+async fn at_the_deadline_the_outcome_is_unknown_and_the_op_is_over() {
+    let node = Node::start().await;
+    let settings = ClientConfig {
+        deadline_meta: Duration::from_millis(700),
+        ..config(&[&node])
+    };
+    let client = Client::connect(settings).await.unwrap();
+    node.script().swallow = usize::MAX;
+    let error = client.mkdir_for_test().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::UnknownOutcome);
+    until("low moved past it", || {
+        node.script().keep_alives.last().is_some_and(|k| k.1 == 2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_at_once() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let error = client.lookup(Ino(1), &name("none")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound);
+    assert_eq!(client.cached_lookup(Ino(1), &name("none")), Some(None));
+}
+
+#[tokio::test]
+async fn cached_metadata_is_used_until_it_is_invalidated() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let listener = Arc::new(Listener::default());
+    client.set_listener(listener.clone());
+    assert_eq!(client.cached_attr(Ino(5)), None);
+    for _ in 0..3 {
+        client.lookup(Ino(1), &name("5")).await.unwrap();
+        client.getattr(Ino(5)).await.unwrap();
+    }
+    assert_eq!(node.script().queries, 1);
+    node.push(invalidate(41, 5));
+    until("acknowledged", || node.script().acks == [41]).await;
+    assert_eq!(client.cached_attr(Ino(5)), None);
+    assert_eq!(*listener.invalidated.lock().unwrap(), [Ino(5)]);
+    client.getattr(Ino(5)).await.unwrap();
+    assert_eq!(node.script().queries, 2);
+}
+
+#[tokio::test]
+async fn an_answer_on_its_way_during_an_invalidation_is_not_cached() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    node.script().answering = false;
+    let asking = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.getattr(Ino(5)).await }
+    });
+    until("asked", || node.script().held.len() == 1).await;
+    let token = client.cache_token();
+    node.push(invalidate(1, 5));
+    node.release();
+    assert_eq!(asking.await.unwrap().unwrap(), attr(5));
+    assert_eq!(client.cached_attr(Ino(5)), None);
+    assert!(!client.is_current(token, Ino(5)) && client.is_current(token, Ino(6)));
+}
+
+#[tokio::test]
+async fn the_acknowledgement_waits_for_the_listener() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let listener = Arc::new(Listener {
+        hold: true,
+        ..Listener::default()
+    });
+    client.set_listener(listener.clone());
+    node.push(invalidate(7, 5));
+    until("told", || listener.held.lock().unwrap().len() == 1).await;
+    client.getattr(Ino(6)).await.unwrap();
+    assert!(node.script().acks.is_empty());
+    listener.held.lock().unwrap().clear();
+    until("acknowledged", || node.script().acks == [7]).await;
+}
+
+#[tokio::test]
+async fn caches_are_empty_when_keep_alives_lapse() {
+    let node = Node::start().await;
+    node.script().caches_valid = Duration::from_millis(200);
+    let client = connect(&[&node]).await;
+    let listener = Arc::new(Listener::default());
+    client.set_listener(listener.clone());
+    client.getattr(Ino(5)).await.unwrap();
+    assert!(client.cached_attr(Ino(5)).is_some());
+    node.script().alive = false;
+    until("lapsed", || client.cached_attr(Ino(5)).is_none()).await;
+    assert_eq!(client.cache_window(), Duration::ZERO);
+    until("listener told", || listener.all.load(SeqCst) >= 1).await;
+    node.script().alive = true;
+    until("open again", || client.cache_window() > Duration::ZERO).await;
+    assert_eq!(client.cached_attr(Ino(5)), None);
+}
+
+#[tokio::test]
+async fn an_expired_session_is_replaced_and_the_change_done_under_the_new_one() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let listener = Arc::new(Listener::default());
+    client.set_listener(listener.clone());
+    let old = client.client_id();
+    node.script().expired.push(old);
+    client.mkdir_for_test().await.unwrap();
+    assert_ne!(client.client_id(), old);
+    assert_eq!(listener.lost.load(SeqCst), 1);
+    let script = node.script();
+    assert!(
+        script
+            .asked
+            .iter()
+            .all(|(op, _)| op.client == client.client_id())
+    );
+}
+
+#[tokio::test]
+async fn an_op_of_an_expired_session_that_was_sent_before_stays_unknown() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    node.script().swallow = usize::MAX;
+    let changing = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.mkdir_for_test().await }
+    });
+    until("sent", || node.script().asked.len() == 1).await;
+    let old = client.client_id();
+    node.script().expired.push(old);
+    let error = changing.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+}
+
+struct Bigger;
+impl AttrOverlay for Bigger {
+    fn overlay(&self, attr: &mut crate::types::Attr) {
+        attr.size += 100;
+    }
+}
+
+#[tokio::test]
+async fn local_dirty_state_shows_in_attributes_but_not_in_the_cache() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    client.set_overlay(Arc::new(Bigger));
+    assert_eq!(client.getattr(Ino(5)).await.unwrap().size, 100);
+    assert_eq!(client.cached_attr(Ino(5)).unwrap().size, 100);
+    assert_eq!(client.cached_committed_attr(Ino(5)).unwrap().size, 0);
+}
+
+impl Client {
+    /// Some mutation.
+    async fn mkdir_for_test(&self) -> Result<MutationOk> {
+        self.mutate(crate::wire::Mutation::Create {
+            parent: Ino::ROOT,
+            name: name("d"),
+            node: new_node(FileKind::Dir, 0o755, 0, 0),
+            exclusive: true,
+        })
+        .await
+    }
+}
