@@ -95,14 +95,6 @@ impl Fill {
         }
     }
 
-    pub fn next_wake(&self) -> Option<Time> {
-        match self.step {
-            Step::Idle(at) => Some(at),
-            Step::Done(at) => Some(at + DONE_AGAIN),
-            Step::Asking(_) | Step::Fetching { .. } | Step::Ending => None,
-        }
-    }
-
     fn is_busy(&self) -> bool {
         matches!(self.step, Step::Asking(_) | Step::Fetching { .. })
     }
@@ -154,6 +146,21 @@ impl Replica {
         done.map(|(pg, f)| (*pg, f.epoch)).collect()
     }
 
+    /// When a group is to be asked for again; none while no more may be filled at a time.
+    pub(super) fn fills_wake(&self) -> Option<Time> {
+        let is_free = self.fills_busy() < self.config.fills_max;
+        let wake = |fill: &Fill| match fill.step {
+            Step::Idle(at) if is_free => Some(at),
+            Step::Done(at) => Some(at + DONE_AGAIN),
+            _ => None,
+        };
+        self.fills.values().filter_map(wake).min()
+    }
+
+    fn fills_busy(&self) -> usize {
+        self.fills.values().filter(|f| f.is_busy()).count()
+    }
+
     pub(super) fn pump_fills(&mut self, cx: &mut Cx<'_>) {
         if self.is_paused || self.fills.is_empty() {
             return;
@@ -186,7 +193,7 @@ impl Replica {
         if news {
             self.heartbeats.ask(cx.now, &self.config);
         }
-        let busy = self.fills.values().filter(|f| f.is_busy()).count();
+        let busy = self.fills_busy();
         ready.sort_unstable(); // fewest copies first
         let free = self.config.fills_max.saturating_sub(busy);
         for (_, pg) in ready.into_iter().take(free) {

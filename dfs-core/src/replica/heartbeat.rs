@@ -69,8 +69,9 @@ impl Heartbeats {
             || self.sent.len() >= UNANSWERED_MAX
     }
 
-    pub fn next_wake(&self, config: &ReplicaConfig) -> Time {
+    pub fn next_wake(&self, now: Time, config: &ReplicaConfig) -> Time {
         match self.sent.last_key_value() {
+            _ if self.sent.len() >= UNANSWERED_MAX => now + config.heartbeat_timeout,
             Some((_, sent)) => self.due.max(sent.at + config.heartbeat_timeout),
             None => self.due,
         }

@@ -196,11 +196,12 @@ impl Replica {
     /// When the next [`Tick`](ReplicaEvent::Tick) is wanted at the latest.
     #[must_use]
     pub fn next_wake(&self, now: Time) -> Time {
-        let mut wake = self.heartbeats.next_wake(&self.config);
+        let mut wake = self.heartbeats.next_wake(now, &self.config);
         if self.failure.is_none() && !self.is_paused && self.groups.count().is_some() {
-            let fills = self.fills.values().filter_map(Fill::next_wake);
-            wake = fills
-                .chain(self.fetches.next_wake(now, &self.config))
+            let fetches = self.fetches.next_wake(now, &self.config);
+            wake = fetches
+                .into_iter()
+                .chain(self.fills_wake())
                 .fold(wake, Time::min);
         }
         wake

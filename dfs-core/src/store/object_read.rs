@@ -63,6 +63,12 @@ impl ReadPlan {
         self.end - self.start
     }
 
+    /// True if running it reads a file.
+    #[must_use]
+    pub fn waits_for_disk(&self) -> bool {
+        matches!(self.source, Source::File { .. })
+    }
+
     /// Reads and verifies.
     ///
     /// # Errors

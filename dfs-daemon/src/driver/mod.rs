@@ -1,2 +1,3 @@
 //! Drivers: they own the sockets, clocks and threads, and run the machines.
 pub mod gossip;
+pub mod replica;

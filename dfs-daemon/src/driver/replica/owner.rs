@@ -1,0 +1,287 @@
+//! The owner thread: takes inputs, runs the machine, does what it says.
+//!
+//! One turn: 1. sleep until an input or the machine's next wake; 2. handle all inputs that wait;
+//! 3. send the replies of the turn together; 4. housekeeping that is due.
+use super::threads::Background;
+use super::{CallDone, Caller, Input, ReplySink};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use dfs_core::net::clock::boottime;
+use dfs_core::replica::event::{ReadJob, ReplicaAction};
+use dfs_core::replica::read::{self, Planned};
+use dfs_core::replica::{Replica, ReplicaEvent};
+use dfs_core::store::{DirLock, FAN_OUT, ObjectStore, PendingBatch};
+use dfs_core::types::{ObjectId, Time};
+use dfs_core::wire::rpc::Reply;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Inputs handled before replies are sent.
+const TURN: usize = 256;
+/// Longest sleep.
+const SLEEP_MAX: Duration = Duration::from_millis(200);
+/// Objects scrubbed at a time.
+const SCRUB_OBJECTS: usize = 8;
+/// Least time between two scrub steps.
+const SCRUB_PAUSE: Duration = Duration::from_millis(200);
+/// Between the end of a scrub of everything and the next.
+const SCRUB_ROUND: Duration = Duration::from_secs(24 * 3600);
+/// Between two directories swept for files that a crash left over.
+const SWEEP_PAUSE: Duration = Duration::from_millis(500);
+/// How long a stop waits for the disk.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Where the owner sends things.
+pub(super) struct Outlets {
+    pub storage: Sender<(u64, PendingBatch)>,
+    pub readers: Sender<Planned>,
+    pub background: Sender<Background>,
+    pub replies: Arc<dyn ReplySink>,
+    pub caller: Arc<dyn Caller>,
+}
+
+struct Scrub {
+    bytes_per_second: u64,
+    after: Option<ObjectId>,
+    next: Time,
+    is_busy: bool,
+}
+
+pub(super) struct Owner {
+    replica: Replica,
+    store: ObjectStore,
+    _lock: DirLock,
+    inbox: Sender<Input>,
+    outlets: Outlets,
+    replies: Vec<Reply>,
+    actions: Vec<ReplicaAction>,
+    scrub: Scrub,
+    /// Directories swept so far.
+    swept: u64,
+    sweep_next: Time,
+}
+
+impl Owner {
+    pub fn new(
+        (replica, store, lock): (Replica, ObjectStore, DirLock),
+        inbox: Sender<Input>,
+        outlets: Outlets,
+        scrub_bytes_per_second: u64,
+    ) -> Self {
+        let now = boottime();
+        Self {
+            replica,
+            store,
+            _lock: lock,
+            inbox,
+            outlets,
+            replies: Vec::new(),
+            actions: Vec::new(),
+            scrub: Scrub {
+                bytes_per_second: scrub_bytes_per_second,
+                after: None,
+                next: now + SCRUB_PAUSE * 50,
+                is_busy: false,
+            },
+            swept: 0,
+            sweep_next: now + SWEEP_PAUSE,
+        }
+    }
+
+    pub fn run(mut self, inputs: &Receiver<Input>) {
+        self.event(ReplicaEvent::Tick);
+        loop {
+            let now = boottime();
+            let sleep = self.replica.next_wake(now).since(now).min(SLEEP_MAX);
+            let mut next = match inputs.recv_timeout(sleep) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            for _ in 0..TURN {
+                let Some(input) = next.take() else { break };
+                if matches!(input, Input::Stop) {
+                    self.stop(inputs);
+                    return;
+                }
+                self.input(input);
+                next = inputs.try_recv().ok();
+            }
+            if let Some(input) = next {
+                // Taken beyond the turn: not lost.
+                self.input(input);
+            }
+            self.event(ReplicaEvent::Tick);
+            self.send_replies();
+            self.housekeeping();
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => self.event(event),
+            Input::Committed(tokens, result) => {
+                for token in tokens {
+                    let result = result.clone();
+                    self.event(ReplicaEvent::Persisted { token, result });
+                }
+                self.begin_flush(false);
+            }
+            Input::Flushed(done) => {
+                if let Err(error) = self.store.finish_flush(done) {
+                    // The next batch meets the failed store and fails the machine.
+                    tracing::error!(%error, "writing the tables failed");
+                }
+            }
+            Input::Scrubbed { bytes, damaged } => {
+                self.scrub.is_busy = false;
+                let rate = self.scrub.bytes_per_second.max(1);
+                let pause = Duration::from_millis(bytes.saturating_mul(1000) / rate);
+                self.scrub.next = boottime() + pause.max(SCRUB_PAUSE);
+                for object in damaged {
+                    self.event(ReplicaEvent::Damaged { object });
+                }
+            }
+            // Handled in the loop; one that came in the last place of a turn is sent again.
+            Input::Stop => {
+                let _ = self.inbox.send(Input::Stop);
+            }
+        }
+    }
+
+    fn event(&mut self, event: ReplicaEvent) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.replica
+            .handle(boottime(), event, &mut self.store, &mut actions);
+        for action in actions.drain(..) {
+            self.perform(action);
+        }
+        self.actions = actions;
+    }
+
+    fn perform(&mut self, action: ReplicaAction) {
+        match action {
+            ReplicaAction::Reply(reply) => self.replies.push(reply),
+            ReplicaAction::Persist { token, batch } => {
+                self.outlets
+                    .storage
+                    .send((token, batch))
+                    .expect("the storage thread ends after this one");
+            }
+            ReplicaAction::Call(call) => {
+                let done = CallDone::new(call.token, self.inbox.clone());
+                self.outlets.caller.call(call, done);
+            }
+            ReplicaAction::Read(job) => self.read(job),
+        }
+    }
+
+    fn read(&mut self, job: ReadJob) {
+        let planned = read::plan(job, &self.store);
+        if planned.waits_for_disk() {
+            self.outlets
+                .readers
+                .send(planned)
+                .expect("the readers end after this one");
+            return;
+        }
+        let (reply, damaged) = planned.run();
+        self.replica.object_reads().fetch_add(1, Ordering::Relaxed);
+        self.replies.push(reply);
+        for object in damaged {
+            let _ = self
+                .inbox
+                .send(Input::Event(ReplicaEvent::Damaged { object }));
+        }
+    }
+
+    fn send_replies(&mut self) {
+        if !self.replies.is_empty() {
+            self.outlets
+                .replies
+                .reply_all(std::mem::take(&mut self.replies));
+        }
+    }
+
+    fn begin_flush(&mut self, force: bool) -> bool {
+        let Some(job) = self.store.begin_flush(force) else {
+            return false;
+        };
+        let sent = self.outlets.background.send(Background::Flush(job));
+        sent.expect("the background thread ends after this one");
+        true
+    }
+
+    fn housekeeping(&mut self) {
+        let now = boottime();
+        if self.scrub.bytes_per_second > 0 && !self.scrub.is_busy && now >= self.scrub.next {
+            self.scrub_step(now);
+        }
+        // Only while nothing is under way: a file whose deletion is not durable must stay.
+        let is_quiet = self.store.applied() == self.store.committed();
+        if self.swept < FAN_OUT && is_quiet && now >= self.sweep_next {
+            self.sweep_next = now + SWEEP_PAUSE;
+            match self.store.sweep(self.swept) {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed files left over by a crash"),
+                Err(error) => tracing::warn!(%error, "cannot sweep object files"),
+            }
+            self.swept += 1;
+        }
+    }
+
+    fn scrub_step(&mut self, now: Time) {
+        let listed = match self.store.list_objects(self.scrub.after, SCRUB_OBJECTS) {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list objects to scrub");
+                self.scrub.next = now + SCRUB_ROUND;
+                return;
+            }
+        };
+        self.scrub.after = listed.last().map(|l| l.id);
+        if listed.is_empty() {
+            self.scrub.next = now + SCRUB_ROUND;
+            return;
+        }
+        let plan = |id| (id, self.store.plan_read(id, 0, u32::MAX));
+        let plans = listed.into_iter().map(|l| plan(l.id)).collect();
+        self.scrub.is_busy = true;
+        let sent = self.outlets.background.send(Background::Scrub(plans));
+        sent.expect("the background thread ends after this one");
+    }
+
+    /// Waits for what is under way, then writes the tables out, so that the next start is quick.
+    fn stop(&mut self, inputs: &Receiver<Input>) {
+        let until = boottime() + STOP_MAX;
+        let mut is_flushing = false;
+        loop {
+            let is_quiet = self.store.applied() == self.store.committed();
+            if is_quiet && !is_flushing {
+                is_flushing = self.begin_flush(true);
+                if !is_flushing {
+                    break;
+                }
+            }
+            let left = until.since(boottime());
+            match inputs.recv_timeout(left) {
+                Ok(Input::Committed(tokens, result)) => {
+                    self.input(Input::Committed(tokens, result));
+                }
+                Ok(Input::Flushed(done)) => {
+                    if let Err(error) = self.store.finish_flush(done) {
+                        tracing::error!(%error, "writing the tables failed");
+                    }
+                    break;
+                }
+                // Not answered: the connections are going away.
+                Ok(_) => {}
+                Err(_) => break,
+            }
+            if self.store.failure().is_some() {
+                break;
+            }
+        }
+        self.send_replies();
+    }
+}
