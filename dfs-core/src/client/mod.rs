@@ -25,8 +25,6 @@ mod contact;
 #[cfg(feature = "net")]
 mod core;
 #[cfg(feature = "net")]
-pub mod discover;
-#[cfg(feature = "net")]
 mod error;
 #[cfg(feature = "net")]
 mod files;
