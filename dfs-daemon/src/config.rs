@@ -161,6 +161,8 @@ pub struct FileConfig {
     pub listen: Option<SocketAddr>,
     /// Address others use.
     pub advertise: Option<SocketAddr>,
+    /// Address others use for membership datagrams, if it differs from `advertise`.
+    pub advertise_gossip: Option<SocketAddr>,
     /// Live nodes to join through.
     pub join: Vec<SocketAddr>,
     /// File with the cluster key.
@@ -184,6 +186,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address others use.
     pub advertise: Option<SocketAddr>,
+    /// Address others use for membership datagrams, if it differs from `advertise`.
+    pub advertise_gossip: Option<SocketAddr>,
     /// Begin a new cluster.
     pub bootstrap: bool,
     /// Live nodes to join through.
@@ -226,6 +230,7 @@ impl Config {
             data,
             listen,
             advertise: cli.advertise.or(file.advertise),
+            advertise_gossip: file.advertise_gossip,
             bootstrap: cli.bootstrap,
             join,
             zone: cli.zone.clone().unwrap_or(file.zone),

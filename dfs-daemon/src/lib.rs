@@ -4,3 +4,9 @@ pub mod config;
 pub mod dev;
 pub mod discover;
 pub mod driver;
+pub mod embedded;
+pub mod router;
+pub mod run;
+mod serve;
+
+pub use serve::serve;

@@ -1,2 +1,13 @@
-//! Program entry.
-fn main() {}
+//! Program entry of `dfs-daemon`.
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match dfs_daemon::serve(&dfs_daemon::cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dfs-daemon: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Where the master is, and calls to it from this node.
+//!
+//! A voter knows from Raft; other nodes ask. A call goes to the address known; `NotLeader` names a
+//! better one; when nobody is known, all voters and members known are asked at once, and the answer
+//! of the highest term counts.
+use bytes::Bytes;
+use dfs_core::net::pool::Pool;
+use dfs_core::wire::WireError;
+use dfs_core::wire::node::LeaderHint;
+use dfs_core::wire::rpc::CallResult;
+use dfs_core::wire::{ErrorClass, ErrorCode, NodeRequest, NodeResponse, Request, Response};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One attempt of a call.
+const ATTEMPT: Duration = Duration::from_millis(1000);
+/// One question where the master is.
+const ASK: Duration = Duration::from_millis(400);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// See the [module docs](self).
+#[derive(Clone)]
+pub struct LeaderBook {
+    hint: Arc<Mutex<LeaderHint>>,
+    pool: Pool,
+}
+
+impl LeaderBook {
+    /// Knows nothing yet; asks through `pool`.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self {
+            hint: Arc::default(),
+            pool,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LeaderHint> {
+        self.hint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn hint(&self) -> LeaderHint {
+        self.lock().clone()
+    }
+
+    /// Learns from this node's own voter, or from somebody's answer. An older term is ignored.
+    pub fn learn(&self, new: LeaderHint) {
+        let mut hint = self.lock();
+        if new.term < hint.term || (new.term == hint.term && new.leader.is_none()) {
+            return;
+        }
+        if !new.voters.is_empty() {
+            hint.voters = new.voters;
+        }
+        (hint.leader, hint.leader_node, hint.term) = (new.leader, new.leader_node, new.term);
+    }
+
+    /// The members that can be asked.
+    pub fn set_members(&self, members: Vec<SocketAddr>) {
+        self.lock().members = members;
+    }
+
+    fn forget(&self, addr: SocketAddr) {
+        let mut hint = self.lock();
+        if hint.leader == Some(addr) {
+            (hint.leader, hint.leader_node) = (None, None);
+        }
+    }
+
+    /// Asks everybody known where the master is.
+    async fn discover(&self) {
+        let hint = self.hint();
+        let asked: BTreeSet<SocketAddr> =
+            hint.voters.iter().chain(&hint.members).copied().collect();
+        let mut answers = tokio::task::JoinSet::new();
+        for addr in asked {
+            let pool = self.pool.clone();
+            answers.spawn(async move {
+                let request = Request::Node(NodeRequest::WhoLeads);
+                pool.call(addr, request, Vec::new(), Instant::now() + ASK)
+                    .await
+            });
+        }
+        while let Some(answer) = answers.join_next().await {
+            if let Ok(Ok((Response::Node(NodeResponse::Leader(new)), _))) = answer
+                && new.leader.is_some()
+            {
+                self.learn(new);
+            }
+        }
+    }
+
+    /// Calls the master, finding it if need be, until `deadline`.
+    ///
+    /// # Errors
+    /// Its own refusal; `UnknownOutcome` if an attempt was sent and nobody answered; `Unavailable`
+    /// if nobody leads.
+    pub async fn call(
+        &self,
+        request: &Request,
+        payload: &[Bytes],
+        deadline: Instant,
+    ) -> CallResult {
+        let mut last = WireError::new(ErrorCode::Unavailable, "no master is known");
+        loop {
+            let Some(addr) = self.hint().leader else {
+                self.discover().await;
+                if self.hint().leader.is_none() {
+                    if Instant::now() + PAUSE >= deadline {
+                        return Err(last);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                continue;
+            };
+            let attempt = deadline.min(Instant::now() + ATTEMPT);
+            let answer = self
+                .pool
+                .call(addr, request.clone(), payload.to_vec(), attempt)
+                .await;
+            let Err(e) = answer else { return answer };
+            match e.code.class() {
+                ErrorClass::Permanent => return Err(e),
+                ErrorClass::Redirect => {
+                    self.forget(addr);
+                    if let Ok(better) = e.detail.parse::<SocketAddr>() {
+                        let mut hint = self.lock();
+                        hint.leader.get_or_insert(better);
+                    }
+                }
+                ErrorClass::Retry | ErrorClass::Unknown => self.forget(addr),
+            }
+            last = e;
+            if Instant::now() + PAUSE >= deadline {
+                return Err(last);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
