@@ -89,7 +89,7 @@ pub fn fair_shares(stores: &[StoreView], pgs: usize, n: u8) -> BTreeMap<StoreId,
 
 /// Bytes a store could hold: what it uses and its part of the device's free space.
 fn capacity(store: &StoreView, all: &[StoreView]) -> f64 {
-    let shares = |other: &&StoreView| other.device == store.device && other.node == store.node;
+    let shares = |other: &&StoreView| other.device == store.device;
     let sharing = all.iter().filter(shares).count().max(1);
     let bytes = store.used_bytes + store.free_bytes / sharing as u64;
     (bytes.max(1)) as f64

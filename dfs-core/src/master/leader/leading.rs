@@ -141,6 +141,7 @@ pub(super) struct Leading {
     /// Where the scan for orphans continues.
     pub orphans_after: Ino,
     pub orphans_seen: u64,
+    pub ticked_at: Time,
     pub stepped_at: Time,
     pub maintained_at: Time,
 }
@@ -181,6 +182,7 @@ impl Leading {
             unsealed: BTreeSet::new(),
             orphans_after: Ino(0),
             orphans_seen: 0,
+            ticked_at: now,
             stepped_at: now,
             maintained_at: now,
         }

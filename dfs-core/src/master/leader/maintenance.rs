@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Between steps of repair and voters.
 const STEP_EVERY: Duration = Duration::from_millis(100);
+/// Ticks that are further apart than this mean that this process did not run.
+const STALL: Duration = Duration::from_millis(500);
 /// Between rounds of maintenance.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
 /// Entries released, reaped or sealed at once.
@@ -23,6 +25,14 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        let stalled = now.since(leading.ticked_at);
+        leading.ticked_at = now;
+        if stalled > STALL {
+            // What was sent to us meanwhile is still to be read: nobody was silent.
+            tracing::warn!(ms = stalled.as_millis(), "this process was stalled");
+            leading.liveness.forgive(stalled);
+            leading.stores.forgive(stalled);
+        }
         leading.coherence.tick(now);
         let step = now.since(leading.stepped_at) >= STEP_EVERY;
         let maintain = now.since(leading.maintained_at) >= MAINTAIN_EVERY;

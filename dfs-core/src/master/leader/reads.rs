@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 const OPEN_CHUNKS: u32 = 16;
 /// Rows of a listing at most.
 const LISTING_MAX: u32 = 4096;
+/// Bytes of a listing, about.
+const LISTING_BYTES_MAX: usize = 2 << 20;
 
 impl Master {
     /// Begins a round for what is waiting.
@@ -187,12 +189,10 @@ impl Master {
         limit: u32,
     ) -> Result<MasterResponse, WireError> {
         let limit = limit.clamp(1, LISTING_MAX) as usize;
-        let (rows, end) = self.state.pg_listing(pg, after, limit).map_err(broken)?;
-        Ok(MasterResponse::PgListing(
-            rows,
-            self.state.applied().index,
-            end,
-        ))
+        let (mut rows, end) = self.state.pg_listing(pg, after, limit).map_err(broken)?;
+        let whole = cut_to_size(&mut rows, |row| 96 + 64 * row.objects.len());
+        let as_of = self.state.applied().index;
+        Ok(MasterResponse::PgListing(rows, as_of, end && whole))
     }
 
     fn answer_files(
@@ -215,9 +215,23 @@ impl Master {
             return Err(WireError::new(ErrorCode::NotFound, detail));
         }
         let limit = limit.clamp(1, LISTING_MAX) as usize;
-        let (files, end) = self.state.files_of(&pgs, after, limit).map_err(broken)?;
-        Ok(MasterResponse::Files(files, end))
+        let (mut files, end) = self.state.files_of(&pgs, after, limit).map_err(broken)?;
+        let whole = cut_to_size(&mut files, |(_, path, _)| 32 + path.len());
+        Ok(MasterResponse::Files(files, end && whole))
     }
+}
+
+/// Drops rows from the end until the answer fits a frame's header; false if any went. One stays.
+fn cut_to_size<T>(rows: &mut Vec<T>, size: impl Fn(&T) -> usize) -> bool {
+    let mut bytes = 0;
+    let fitting = rows.iter().take_while(|row| {
+        bytes += size(row);
+        bytes <= LISTING_BYTES_MAX
+    });
+    let fitting = fitting.count().max(1);
+    let whole = fitting >= rows.len();
+    rows.truncate(fitting);
+    whole
 }
 
 /// Inodes that an answer says something about: a later change of them makes it stale.

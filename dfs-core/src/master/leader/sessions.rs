@@ -55,6 +55,13 @@ impl Liveness {
         self.sessions.get(&client).map_or(0, |heard| heard.low)
     }
 
+    /// This process was stalled: nobody was silent because of that.
+    pub fn forgive(&mut self, stalled: Duration) {
+        self.sessions
+            .values_mut()
+            .for_each(|heard| heard.at = heard.at + stalled);
+    }
+
     pub fn ended(&mut self, client: ClientId) {
         self.sessions.remove(&client);
     }

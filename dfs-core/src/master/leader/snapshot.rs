@@ -129,6 +129,9 @@ impl Master {
         result: Result<FlushDone, KvError>,
         out: &mut Vec<MasterAction>,
     ) {
+        if !self.state.kv().is_flushing() {
+            return; // of a voter that ran here before
+        }
         let done = match result {
             Ok(done) => done,
             Err(error) => {

@@ -16,9 +16,12 @@ use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, Note, QueryAns
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{MutationOk, Push, Query, WireError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Notes in one answer, about.
 const NOTES_MAX: usize = 2048;
+/// Bytes of notes in one answer, about: an answer must fit a frame's header.
+const NOTES_BYTES_MAX: usize = 1 << 20;
 
 /// One store as the leader hears it.
 #[derive(Debug, Clone)]
@@ -55,6 +58,8 @@ pub(super) struct StoreTable {
     pub copied: (u64, u64),
     space_at: Time,
     elected_at: Time,
+    /// From when on a store that was not heard counts as silent.
+    unheard_since: Time,
 }
 
 impl StoreTable {
@@ -68,14 +73,22 @@ impl StoreTable {
             copied: (0, 0),
             space_at: Time::ZERO,
             elected_at: now,
+            unheard_since: now,
         }
     }
 
     /// Last sign of life, the election at the earliest.
     pub fn heard_at(&self, store: StoreId) -> Time {
+        let heard = self.heard.get(&store);
+        heard.map_or(self.unheard_since, |soft| soft.heard_at)
+    }
+
+    /// This process was stalled: nobody was silent because of that. Leases run on.
+    pub fn forgive(&mut self, stalled: Duration) {
         self.heard
-            .get(&store)
-            .map_or(self.elected_at, |soft| soft.heard_at)
+            .values_mut()
+            .for_each(|soft| soft.heard_at = soft.heard_at + stalled);
+        self.unheard_since = self.unheard_since + stalled;
     }
 
     /// A lease it has was given at this time at the latest, by this leader or the one before.
@@ -204,7 +217,7 @@ impl Master {
         let ops: Vec<(Ino, OpId)> = hb
             .old_marks
             .iter()
-            .filter(|(_, op)| abandoned(op) && undecided(op))
+            .filter(|(_, op)| abandoned(op) && undecided(op) && !self.is_referenced(*op))
             .take(1000)
             .copied()
             .collect();
@@ -281,6 +294,7 @@ impl Master {
             .state
             .notes_after(hb.cursor, &wanted, NOTES_MAX)
             .map_err(broken)?;
+        let upto = cut_to_size(&mut notes, upto);
         let again = self.notes_for_marks(hb);
         if !again.is_empty() && upto <= hb.cursor {
             // A store takes only what is newer than its cursor: let the log move on.
@@ -448,5 +462,61 @@ impl Master {
                 Pending::Task(Task::Down(store)),
             );
         }
+    }
+}
+
+/// Drops notes from the end, whole entries, until they fit; returns up to where they are complete.
+fn cut_to_size(notes: &mut Vec<(LogIndex, PgId, Note)>, upto: LogIndex) -> LogIndex {
+    let mut bytes = 0;
+    let mut first_out = None;
+    for (index, _, note) in notes.iter() {
+        bytes += match note {
+            Note::Hold { objects, .. } => 64 + 64 * objects.len(),
+            Note::Delete { objects } => 16 + 48 * objects.len(),
+            Note::Committed { .. } | Note::Aborted { .. } | Note::Forget { .. } => 64,
+        };
+        // The first entry always goes: the store must get on.
+        if bytes > NOTES_BYTES_MAX && Some(*index) != notes.first().map(|(first, ..)| *first) {
+            first_out = Some(*index);
+            break;
+        }
+    }
+    let Some(first_out) = first_out else {
+        return upto;
+    };
+    notes.retain(|(index, ..)| *index < first_out);
+    LogIndex(first_out.0 - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ObjectId;
+
+    #[test]
+    fn notes_are_cut_between_entries_and_never_to_nothing() {
+        let delete = |index: u64, objects: usize| {
+            (
+                LogIndex(index),
+                PgId(0),
+                Note::Delete {
+                    objects: vec![ObjectId::default(); objects],
+                },
+            )
+        };
+        let mut notes = vec![delete(5, 10), delete(5, 10), delete(6, 10)];
+        assert_eq!(cut_to_size(&mut notes, LogIndex(9)), LogIndex(9));
+        assert_eq!(notes.len(), 3);
+        let mut notes = vec![
+            delete(5, 10),
+            delete(6, 15_000),
+            delete(6, 15_000),
+            delete(7, 1),
+        ];
+        assert_eq!(cut_to_size(&mut notes, LogIndex(9)), LogIndex(5));
+        assert_eq!(notes.len(), 1);
+        let mut notes = vec![delete(5, 15_000), delete(5, 15_000), delete(7, 1)];
+        assert_eq!(cut_to_size(&mut notes, LogIndex(9)), LogIndex(6));
+        assert_eq!(notes.len(), 2);
     }
 }
