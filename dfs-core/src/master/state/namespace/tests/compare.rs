@@ -1,0 +1,99 @@
+//! Compares the namespace with the model: tree, contents of every kept version, listings of PGs.
+use super::model::{CELL, Cell};
+use super::random::Run;
+use super::world::PGS;
+use crate::master::state::namespace::{self, keys, read};
+use crate::store::{KvRead, prefix_end};
+use crate::types::{ChunkNo, FileKind, Ino, PgId, VersionNo};
+use crate::wire::{Query, QueryAnswer};
+use std::collections::BTreeMap;
+
+impl Run {
+    pub fn compare(&self) {
+        self.w.audit();
+        for (ino, node) in &self.model.nodes {
+            let Some(inode) = read::inode(&self.w.kv, *ino).unwrap() else {
+                assert_eq!(self.model.links(*ino), 0, "{ino} is linked and gone");
+                continue;
+            };
+            assert_eq!(inode.kind, node.kind);
+            if node.kind == FileKind::Dir {
+                assert_eq!(self.listing(*ino), node.names, "directory {ino}");
+            } else {
+                assert_eq!(inode.nlink as usize, self.model.links(*ino), "{ino}");
+            }
+            if node.kind == FileKind::File {
+                assert_eq!(self.cells(*ino, None), node.cells, "content of {ino}");
+            }
+        }
+        for (ino, no) in self.kept_versions() {
+            assert_eq!(
+                self.cells(ino, Some(no)),
+                self.version(ino, no),
+                "{ino} at {no}"
+            );
+        }
+        self.compare_listing();
+    }
+
+    fn listing(&self, ino: Ino) -> BTreeMap<String, Ino> {
+        let (mut found, mut after) = (BTreeMap::new(), 0);
+        loop {
+            let q = Query::ReadDir {
+                ino,
+                after,
+                limit: 2,
+                with_attrs: true,
+            };
+            let QueryAnswer::Entries(entries, is_end) = self.w.query(&q).unwrap() else {
+                panic!("no entries")
+            };
+            for e in entries {
+                assert!(e.cookie > after && e.cookie >= 3);
+                after = e.cookie;
+                found.insert(e.name.to_string(), e.ino);
+            }
+            if is_end {
+                return found;
+            }
+        }
+    }
+
+    fn cells(&self, ino: Ino, version: Option<VersionNo>) -> Vec<Cell> {
+        let layout = self.w.try_layout(ino, version).unwrap();
+        let mut cells = vec![None; (layout.size / CELL) as usize];
+        for chunk in layout.chunks {
+            for e in chunk.extents {
+                let first = (chunk.chunk.start() + u64::from(e.start)) / CELL;
+                let origin = (self.origins[&e.object] + u64::from(e.object_offset)) / CELL;
+                for i in 0..u64::from(e.len) / CELL {
+                    cells[(first + i) as usize] = Some((e.object.op, origin + i));
+                }
+            }
+        }
+        cells
+    }
+
+    /// The rows of all PGs are the objects that are kept, each in its own PG.
+    fn compare_listing(&self) {
+        let mut listed = std::collections::BTreeSet::new();
+        for pg in 0..PGS {
+            let mut after: Option<(Ino, ChunkNo)> = None;
+            loop {
+                let answer = namespace::pg_rows(&self.w.kv, &self.w.map, PgId(pg), after, 3);
+                let (rows, is_end) = answer.unwrap();
+                for row in rows {
+                    after = Some((row.ino, row.chunk));
+                    assert!(row.clean.is_some() || !row.objects.is_empty());
+                    listed.extend(row.objects.iter().map(|(object, _)| (*object, pg)));
+                }
+                if is_end {
+                    break;
+                }
+            }
+        }
+        let end = prefix_end(keys::REFS);
+        let kept = self.w.kv.scan(keys::REFS, &end, usize::MAX).unwrap().len();
+        assert_eq!(listed.len(), kept, "each object is listed in one PG");
+    }
+}
