@@ -24,7 +24,7 @@ impl Master {
             }
         }
         let index = self.state.applied().index;
-        self.to_raft(RaftEvent::Applied { index });
+        self.feed_raft(RaftEvent::Applied { index });
         self.answer_confirmed(out);
     }
 

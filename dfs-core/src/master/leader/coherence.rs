@@ -17,70 +17,14 @@
 //!
 //! Source: leases as in Gray and Cheriton, SOSP 1989; the recall by ack or expiry is theirs.
 use super::event::MasterAction;
+pub(super) use super::seats::{CoherenceConfig, Settled, WaitId};
+use super::seats::{Interest, Outstanding, Seat, Wait};
 use crate::types::{ClientId, Ino, LogIndex, Term, Time};
 use crate::wire::Push;
 use crate::wire::master::Touched;
 use crate::wire::rpc::ConnId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// Something that waits for acks; the leader keeps what is to be done then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct WaitId(u64);
-
-/// A wait that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settled {
-    pub wait: WaitId,
-    /// Somebody did not answer a recall in time.
-    pub lapsed: bool,
-}
-
-/// Durations that coherence needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CoherenceConfig {
-    pub caches_valid: Duration,
-    pub caches_margin: Duration,
-    pub recall_timeout: Duration,
-    pub interests_max: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Interest {
-    /// Cached; position in the session's order of use.
-    Live(u64),
-    /// Push `seq` asks to drop it.
-    Leaving(u64),
-}
-
-#[derive(Debug)]
-struct Outstanding {
-    push: Push,
-    sent_at: Time,
-    /// For a recall. An invalidation lapses with the session's grant.
-    recall_until: Option<Time>,
-    lapsed: bool,
-    waits: Vec<WaitId>,
-}
-
-#[derive(Debug, Default)]
-struct Seat {
-    conn: Option<ConnId>,
-    /// Its caches and opens are known here.
-    clean: bool,
-    /// No cache is used after this.
-    granted_until: Time,
-    outstanding: BTreeMap<u64, Outstanding>,
-    inos: BTreeMap<Ino, Interest>,
-    /// Live interests by last use, oldest first.
-    order: BTreeMap<u64, Ino>,
-}
-
-#[derive(Debug)]
-struct Wait {
-    left: usize,
-    lapsed: bool,
-}
 
 /// See the [module docs](self).
 #[derive(Debug)]
@@ -145,14 +89,11 @@ impl Coherence {
 
     /// A session began here: it caches nothing yet.
     pub fn opened(&mut self, client: ClientId, conn: ConnId) {
-        if !self.seats.contains_key(&client) {
-            let seat = Seat {
-                conn: Some(conn),
-                clean: true,
-                ..Seat::default()
-            };
-            self.seats.insert(client, seat);
-        }
+        self.seats.entry(client).or_insert_with(|| Seat {
+            conn: Some(conn),
+            clean: true,
+            ..Seat::default()
+        });
     }
 
     /// A session that the former leader opened: what it caches is not known here.

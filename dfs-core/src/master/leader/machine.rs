@@ -285,7 +285,7 @@ impl Master {
         self.tokens
     }
 
-    pub(super) fn to_raft(&mut self, event: RaftEvent) {
+    pub(super) fn feed_raft(&mut self, event: RaftEvent) {
         self.raft_in.push(event);
     }
 

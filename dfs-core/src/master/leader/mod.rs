@@ -9,9 +9,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `coherence`, `opens` | who caches what, who has what open |
+//! | `coherence` (over `seats`), `opens` | who caches what, who has what open |
 //! | `requests`, `reads`, `applied` | a request's way in, to the state, and out |
-//! | `sessions`, `stores` | liveness, heartbeats, leases |
+//! | `sessions`, `stores`, `notes` | liveness, heartbeats, leases, news |
 //! | `repair`, `voters`, `maintenance` | what the leader proposes by itself |
 //! | `snapshot` | flushing, compaction, serving and installing the state |
 //! | `status` | for people |
@@ -30,10 +30,12 @@ mod event;
 mod leading;
 mod machine;
 mod maintenance;
+mod notes;
 mod opens;
 mod reads;
 mod repair;
 mod requests;
+mod seats;
 mod sessions;
 mod snapshot;
 mod status;

@@ -31,7 +31,7 @@ impl Master {
         if let Some(leading) = self.leading.as_deref_mut() {
             let reads = std::mem::take(&mut leading.reads);
             leading.rounds.insert(token, reads);
-            self.to_raft(RaftEvent::ReadIndex { token });
+            self.feed_raft(RaftEvent::ReadIndex { token });
         }
     }
 

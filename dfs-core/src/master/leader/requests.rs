@@ -78,10 +78,17 @@ impl Master {
                 out.push(reply(to, MasterResponse::Done));
             }
             R::Heartbeat(heartbeat) => self.on_heartbeat(to, heartbeat, out),
+            body => self.on_control(to, body, out),
+        }
+    }
+
+    /// Requests of tools and stores that only look, and the few that steer.
+    fn on_control(&mut self, to: ReplyTo, body: MasterRequest, out: &mut Vec<MasterAction>) {
+        use MasterRequest as R;
+        match body {
             R::PgListing { pg, after, limit } => {
                 self.read(to, ReadKind::PgListing { pg, after, limit }, out);
             }
-            R::Status => self.read(to, ReadKind::Status, out),
             R::FilesOf {
                 store,
                 after,
@@ -103,6 +110,11 @@ impl Master {
             R::RepairLog => self.read(to, ReadKind::RepairLog, out),
             R::Watch { root } => self.on_watch(to, root, out),
             R::Forget { node } => self.on_forget(to, node, out),
+            R::Status => self.read(to, ReadKind::Status, out),
+            other => {
+                tracing::warn!(?other, "a request of a session came as one of a tool");
+                out.push(refusal(to, ErrorCode::BadRequest.into()));
+            }
         }
     }
 

@@ -145,13 +145,13 @@ impl Master {
         match self.snapshots.install.take() {
             Some(Install::Flushing { meta }) => {
                 tracing::info!(index = %meta.index, "state installed");
-                self.to_raft(RaftEvent::SnapshotInstalled { meta });
+                self.feed_raft(RaftEvent::SnapshotInstalled { meta });
             }
             Some(Install::Loaded { meta, pairs }) => self.replace(meta, pairs, out),
             other => {
                 self.snapshots.install = other;
                 if let Some(upto) = upto {
-                    self.to_raft(RaftEvent::Compact { upto });
+                    self.feed_raft(RaftEvent::Compact { upto });
                 }
             }
         }
@@ -374,7 +374,7 @@ impl Master {
             && self.now.since(*at) >= RETRY
         {
             self.snapshots.install = None;
-            self.to_raft(RaftEvent::SnapshotFailed);
+            self.feed_raft(RaftEvent::SnapshotFailed);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Masters driven end to end: logs on simulated disks, messages in a queue, stores that only say
 //! what a store would say.
 mod bench;
+mod store;
 
 use crate::types::{ClientId, FileKind, Ino, Name, OpId, PgPhase, RaftId, StoreId, Term};
 use crate::wire::master::{Health, MasterRequest, MasterResponse, QueryAnswer};
@@ -209,6 +210,21 @@ fn a_silent_session_expires_and_its_uuid_is_refused() {
     let label = String::new();
     let refused = bench.call(CLIENT_A, MasterRequest::OpenSession { client: A, label });
     assert_eq!(refused.unwrap_err().code, ErrorCode::SessionExpired);
+}
+
+#[test]
+fn a_leader_that_was_stalled_accuses_nobody() {
+    let mut bench = Bench::new(1, 4);
+    bench.run_until("groups exist", |b| b.members_complete());
+    sessions(&mut bench);
+    bench.stall(30_000);
+    bench.run_for(1_000);
+    assert!(
+        bench.call(CLIENT_A, mutate(A, 1, create("f"))).is_ok(),
+        "the session lives"
+    );
+    let down = |row: &crate::master::state::StoreRow| row.down_since.is_some();
+    assert!(!bench.leader().state().stores().values().any(down));
 }
 
 #[test]

@@ -339,7 +339,7 @@ impl Master {
         if let Some(leading) = self.leading.as_deref_mut() {
             leading.voters.step = Step::Changing { token };
         }
-        self.to_raft(RaftEvent::ProposeConf { token, change });
+        self.feed_raft(RaftEvent::ProposeConf { token, change });
     }
 
     /// An id was committed (or retired): asks the node to take it.

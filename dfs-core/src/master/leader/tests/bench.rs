@@ -1,12 +1,12 @@
 //! A world small enough to hold in one struct.
 use super::super::{Bootstrap, Master, MasterAction, MasterConfig, MasterEvent};
+use super::store::{Store, addr, store_conn};
 use crate::consensus::{LogConfig, LogId, RaftConfig, RaftLog, SnapshotMeta};
 use crate::store::{LazyKv, MemBase, SimDisk};
 use crate::types::{
-    ClusterId, Epoch, Incarnation, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId,
-    StoreId, Time,
+    ClusterId, LogIndex, NodeId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Time,
 };
-use crate::wire::master::{Heartbeat, MasterRequest, MasterResponse};
+use crate::wire::master::{MasterRequest, MasterResponse};
 use crate::wire::node::NodeResponse;
 use crate::wire::rpc::{CallTarget, ConnId, ReplyTo};
 use crate::wire::{NodeRequest, Push, Request, Response, WireError};
@@ -32,17 +32,6 @@ struct Node {
     runs: u64,
 }
 
-struct Store {
-    id: StoreId,
-    muted: bool,
-    map: Option<PgMap>,
-    adopted: BTreeMap<PgId, Epoch>,
-    cursor: LogIndex,
-    refilled: bool,
-    due: u64,
-    back: bool,
-}
-
 pub struct Bench {
     time: u64,
     nodes: BTreeMap<RaftId, Node>,
@@ -58,10 +47,6 @@ pub struct Bench {
     frozen: bool,
     n: u8,
     small_log: bool,
-}
-
-fn addr(number: u64) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16))
 }
 
 impl Bench {
@@ -414,6 +399,11 @@ impl Bench {
         }
     }
 
+    /// All processes are stopped for a while, then go on.
+    pub fn stall(&mut self, ms: u64) {
+        self.time += ms;
+    }
+
     fn step(&mut self) {
         self.time += TICK;
         let ids: Vec<RaftId> = self.nodes.keys().copied().collect();
@@ -481,64 +471,5 @@ impl Bench {
 
     pub fn was_refilled(&self, id: StoreId) -> bool {
         self.stores.iter().any(|s| s.id == id && s.refilled)
-    }
-}
-
-fn store_conn(id: StoreId) -> ConnId {
-    ConnId(id.0 as u64)
-}
-
-impl Store {
-    fn heartbeat(&self, number: u64, sent_at: Time) -> Heartbeat {
-        let groups = self.map.iter().flat_map(|map| map.pgs.iter().zip(0u16..));
-        let filled = groups
-            .filter(|(pg, i)| {
-                pg.filling.contains(&self.id) && self.adopted.get(&PgId(*i)) == Some(&pg.epoch)
-            })
-            .map(|(pg, i)| (PgId(i), pg.epoch))
-            .collect();
-        Heartbeat {
-            store: self.id,
-            node: NodeId(u128::from(number)),
-            incarnation: Incarnation(1),
-            addr: addr(number),
-            zone: String::new(),
-            sent_at,
-            total_bytes: 1 << 40,
-            free_bytes: 1 << 39,
-            used_bytes: 0,
-            device: number,
-            cursor: if self.back { LogIndex(0) } else { self.cursor },
-            map_version: self.map.as_ref().map_or(LogIndex(0), |map| map.version),
-            fenced: self
-                .adopted
-                .iter()
-                .map(|(pg, epoch)| (*pg, *epoch))
-                .collect(),
-            filled,
-            emptied: vec![],
-            old_marks: vec![],
-            repaired_bytes: 0,
-            repaired_files: 0,
-            failed: false,
-        }
-    }
-
-    fn take(&mut self, ok: crate::wire::master::HeartbeatOk, frozen: bool) {
-        self.cursor = self.cursor.max(ok.notes_upto);
-        let Some(map) = ok.map else { return };
-        for (pg, i) in map.pgs.iter().zip(0u16..) {
-            if pg.filling.contains(&self.id) {
-                (self.refilled, self.back) = (true, false);
-            }
-            let concerned = pg.members.contains(&self.id) || pg.prior.contains(&self.id);
-            if concerned && !frozen {
-                self.adopted.insert(PgId(i), pg.epoch);
-            }
-        }
-        if !frozen {
-            self.map = Some(map);
-        }
-        self.due = 0;
     }
 }

@@ -1,0 +1,64 @@
+//! What coherence keeps of one session, of one push, of one wait.
+use crate::types::{Ino, Time};
+use crate::wire::Push;
+use crate::wire::rpc::ConnId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Something that waits for acks; the leader keeps what is to be done then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WaitId(pub u64);
+
+/// A wait that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub wait: WaitId,
+    /// Somebody did not answer a recall in time.
+    pub lapsed: bool,
+}
+
+/// Durations that coherence needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CoherenceConfig {
+    pub caches_valid: Duration,
+    pub caches_margin: Duration,
+    pub recall_timeout: Duration,
+    pub interests_max: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// Cached; position in the session's order of use.
+    Live(u64),
+    /// Push `seq` asks to drop it.
+    Leaving(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub push: Push,
+    pub sent_at: Time,
+    /// For a recall. An invalidation lapses with the session's grant.
+    pub recall_until: Option<Time>,
+    pub lapsed: bool,
+    pub waits: Vec<WaitId>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    pub conn: Option<ConnId>,
+    /// Its caches and opens are known here.
+    pub clean: bool,
+    /// No cache is used after this.
+    pub granted_until: Time,
+    pub outstanding: BTreeMap<u64, Outstanding>,
+    pub inos: BTreeMap<Ino, Interest>,
+    /// Live interests by last use, oldest first.
+    pub order: BTreeMap<u64, Ino>,
+}
+
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub left: usize,
+    pub lapsed: bool,
+}
