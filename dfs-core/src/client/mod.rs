@@ -4,6 +4,8 @@
 //! session with it, repeats what was not answered, and caches metadata as long as the master vouches
 //! for it. The file layer plugs in by [`RecallHandler`] and [`AttrOverlay`], a mount by
 //! [`CacheListener`].
+#[cfg(feature = "net")]
+pub mod file;
 pub mod get;
 pub mod latency;
 pub mod put;

@@ -1,0 +1,254 @@
+//! What this mount knows and holds of one open file.
+//!
+//! # Invariants (checked where they could break)
+//! 1. `flights` are in op order; only the first may be at the master with its commit.
+//! 2. What a program reads is: committed content, then flights in order, then dirty bytes.
+//! 3. `layout`, when present, was current at some moment since the last invalidation, with this
+//!    mount's own commits applied.
+//! 4. Bytes counted in the budget = dirty bytes + bytes of flights.
+use super::dirty::Dirty;
+use super::error::FileError;
+use super::layout::LayoutCache;
+use super::plan::Plan;
+use crate::client::put::{PutChange, PutDone};
+use crate::types::{Attr, Ino, LeaseSeq, Time, Timestamp, VersionNo};
+use crate::wire::WriteToken;
+use bytes::Bytes;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::Notify;
+
+/// How the session has the inode registered at the master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Registered {
+    pub write: bool,
+    pub lease: LeaseSeq,
+    /// Write through: others have it open.
+    pub shared: bool,
+}
+
+/// What a put does to what programs see, before it is committed.
+#[derive(Debug, Clone)]
+pub(super) enum Effect {
+    Bytes(u64, Bytes),
+    Zeros(u64, u64),
+}
+
+/// How a flight ended, for those who wait for it.
+pub(super) type Outcome = Arc<OnceLock<Result<PutDone, FileError>>>;
+
+/// A put under way.
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    pub seq: u64,
+    pub effects: Arc<Vec<Effect>>,
+    pub bytes: u64,
+    /// Sets an absolute size.
+    pub sizes: bool,
+    pub outcome: Outcome,
+}
+
+/// A put cut from the dirty state, ready to be run.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub flight: Flight,
+    pub change: PutChange,
+    pub ranges: Vec<(u64, Bytes)>,
+    pub mtime: Option<Timestamp>,
+    pub kill_suid: bool,
+    pub token: WriteToken,
+    /// An error is latched for the handles (else somebody waits for the outcome).
+    pub latch: bool,
+}
+
+/// The mutable part of an [`Inode`].
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub handles: u32,
+    pub writers: u32,
+    pub registered: Option<Registered>,
+    /// Attributes as last committed or queried.
+    pub attr: Option<Attr>,
+    pub layout: Option<Arc<LayoutCache>>,
+    /// Counts invalidations: an answer asked before one is not kept.
+    pub invalidations: u64,
+    /// Size that programs see.
+    pub size: u64,
+    /// Time of the newest local change that is not committed.
+    pub mtime: Option<Timestamp>,
+    pub kill_suid: bool,
+    /// The committed content is cut to nothing before the dirty bytes apply (O_TRUNC).
+    pub replace: Option<Time>,
+    pub dirty: Dirty,
+    pub flights: VecDeque<Flight>,
+    pub next_flight: u64,
+    /// The current writing period.
+    pub token: Option<WriteToken>,
+    /// Periods under which something was committed and not sealed.
+    pub used_tokens: BTreeSet<WriteToken>,
+    /// Periods that ended and whose version is to be cut.
+    pub seals: Vec<WriteToken>,
+    /// A task is cutting versions.
+    pub sealing: bool,
+    /// Recalls so far: an open asked before one may be shared by now.
+    pub recalls: u64,
+    /// Errors of background writes so far, and the last one.
+    pub errors: u64,
+    pub last_error: Option<FileError>,
+    /// When the last handle went.
+    pub idle_since: Option<Time>,
+}
+
+impl State {
+    /// There are local changes that are not committed.
+    pub fn is_pending(&self) -> bool {
+        self.replace.is_some() || !self.dirty.is_empty() || !self.flights.is_empty()
+    }
+
+    /// There are local changes of which no put was made yet.
+    pub fn is_dirty(&self) -> bool {
+        self.replace.is_some() || !self.dirty.is_empty()
+    }
+
+    /// When the oldest local change without a put was made.
+    pub fn dirty_since(&self) -> Option<Time> {
+        [self.replace, self.dirty.since()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.registered.is_none_or(|r| r.shared)
+    }
+
+    /// Takes attributes that are newer than what is known.
+    pub fn learn_attr(&mut self, attr: &Attr) {
+        let newer = self
+            .attr
+            .as_ref()
+            .is_none_or(|old| attr.revision >= old.revision);
+        if newer {
+            let sizes = self.replace.is_some() || self.flights.iter().any(|f| f.sizes);
+            if !self.is_pending() {
+                self.size = attr.size;
+            } else if !sizes {
+                self.size = self.size.max(attr.size);
+            }
+            self.attr = Some(attr.clone());
+        }
+    }
+
+    /// Drops what is known of the committed content.
+    pub fn invalidate(&mut self) {
+        self.invalidations += 1;
+        self.layout = None;
+    }
+
+    /// Takes a layout that was asked for when `invalidations` was this.
+    pub fn learn_layout(&mut self, layout: &LayoutCache, invalidations: u64) {
+        if invalidations != self.invalidations {
+            return;
+        }
+        match &mut self.layout {
+            Some(known) if known.revision > layout.revision => return,
+            Some(known) => Arc::make_mut(known).absorb(layout.clone()),
+            None => self.layout = Some(Arc::new(layout.clone())),
+        }
+        if !self.is_pending() {
+            self.size = layout.size;
+        }
+    }
+
+    /// Where each byte of `from..to` comes from.
+    pub fn plan(&self, from: u64, to: u64) -> Plan {
+        let mut plan = Plan::new(from, to);
+        for effect in self.flights.iter().flat_map(|f| f.effects.iter()) {
+            match effect {
+                Effect::Bytes(at, bytes) => plan.local(*at, bytes),
+                Effect::Zeros(a, b) => plan.zero(*a, *b),
+            }
+        }
+        if self.replace.is_some() {
+            plan.zero(0, u64::MAX);
+        }
+        self.dirty.overlay(from, to, |at, bytes| {
+            plan.local(at, &Bytes::copy_from_slice(bytes))
+        });
+        plan
+    }
+
+    /// Remembers an error for every handle that is open now.
+    pub fn latch(&mut self, error: FileError) {
+        self.errors += 1;
+        self.last_error = Some(error);
+    }
+
+    /// Drops buffered bytes; returns how many.
+    pub fn drop_dirty(&mut self) -> u64 {
+        self.replace = None;
+        let dropped = self.dirty.cut(None).iter().map(|r| r.1.len() as u64).sum();
+        if self.flights.is_empty() {
+            self.settle();
+        }
+        dropped
+    }
+
+    /// Nothing is pending: programs see what is committed.
+    pub fn settle(&mut self) {
+        if !self.is_pending() {
+            self.mtime = None;
+            self.size = match (&self.layout, &self.attr) {
+                (Some(layout), _) => layout.size,
+                (None, Some(attr)) => attr.size,
+                (None, None) => self.size,
+            };
+        }
+    }
+}
+
+/// One open file. See the [module docs](self).
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub ino: Ino,
+    /// Set for an immutable version.
+    pub version: Option<VersionNo>,
+    state: Mutex<State>,
+    /// A flight ended, or the registration changed.
+    pub changed: Notify,
+    /// One open at the master at a time.
+    pub gate: tokio::sync::Mutex<()>,
+    /// One task cuts versions at a time.
+    pub seal_gate: tokio::sync::Mutex<()>,
+}
+
+impl Inode {
+    pub fn new(ino: Ino, version: Option<VersionNo>) -> Self {
+        Self {
+            ino,
+            version,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            gate: tokio::sync::Mutex::new(()),
+            seal_gate: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The state; never held across an await, and taken before no other lock but the block cache's.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done` says so; it is asked again whenever a flight ends.
+    pub async fn wait_until(&self, mut done: impl FnMut(&State) -> bool) {
+        loop {
+            let notified = self.changed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if done(&self.state()) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The file layer of a mount: its open files, and what the master tells about them.
+use super::backend::Backend;
+use super::blocks::{BlockCache, BlockKey};
+use super::budget::Budget;
+use super::config::FileConfig;
+use super::error::FileError;
+use super::get_task::SharedLatencies;
+use super::inode::Inode;
+use crate::types::{Attr, Ino, VersionNo};
+use crate::wire::master::Touched;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// Files that this mount has open, or had a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub inodes: BTreeMap<Ino, Arc<Inode>>,
+    /// Being released at the master: not to be opened before that is done.
+    pub releasing: BTreeSet<Ino>,
+}
+
+/// Open files, their buffers and caches. See the [module docs](super).
+pub struct FileLayer {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) config: FileConfig,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) budget: Budget,
+    pub(super) blocks: BlockCache,
+    /// Blocks being fetched; the sender's end closes when they are there or failed.
+    pub(super) fetching: Mutex<BTreeMap<BlockKey, watch::Receiver<()>>>,
+    pub(super) latencies: SharedLatencies,
+    /// Raised when the session is lost.
+    pub(super) sessions: watch::Sender<u64>,
+    table: Mutex<Table>,
+    pub(super) table_changed: Notify,
+    next_token: AtomicU64,
+    /// The writeback task has something to do.
+    pub(super) kick: Arc<Notify>,
+    pub(super) stats: Stats,
+}
+
+/// Counts since the mount began.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    pub puts: AtomicU64,
+    pub gets: AtomicU64,
+    pub stamp_reads: AtomicU64,
+    pub resolves: AtomicU64,
+    pub blocks_hit: AtomicU64,
+    pub blocks_missed: AtomicU64,
+}
+
+/// What [`FileLayer::stats`] tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileStats {
+    /// Puts that were committed.
+    pub puts: u64,
+    /// Gets that went to stores.
+    pub gets: u64,
+    /// Stamps that those asked for.
+    pub stamp_reads: u64,
+    /// Gets that had to ask the master.
+    pub resolves: u64,
+    /// Blocks found in the cache.
+    pub blocks_hit: u64,
+    /// Blocks that were fetched.
+    pub blocks_missed: u64,
+    /// Bytes written and not committed.
+    pub dirty_bytes: u64,
+    /// Files open, or open a moment ago.
+    pub files: u64,
+}
+
+impl std::fmt::Debug for FileLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileLayer")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FileLayer {
+    /// A layer over `backend`, with a writeback task that ends when the layer is dropped.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn over(backend: Arc<dyn Backend>, config: FileConfig) -> Arc<Self> {
+        let layer = Arc::new(Self {
+            backend,
+            runtime: tokio::runtime::Handle::current(),
+            budget: Budget::new(config.dirty_max_bytes),
+            blocks: BlockCache::new(config.data_cache_max_bytes),
+            fetching: Mutex::default(),
+            latencies: SharedLatencies::default(),
+            sessions: watch::Sender::new(0),
+            table: Mutex::default(),
+            table_changed: Notify::new(),
+            next_token: AtomicU64::new(1),
+            kick: Arc::default(),
+            stats: Stats::default(),
+            config,
+        });
+        tokio::spawn(Self::run_writeback(Arc::downgrade(&layer)));
+        layer
+    }
+
+    /// Taken before any inode's state, and never held with one but in `register`.
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn find(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.table().inodes.get(&ino).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Inode>> {
+        self.table().inodes.values().cloned().collect()
+    }
+
+    pub(super) fn next_token(&self) -> crate::wire::WriteToken {
+        let seq = self.next_token.fetch_add(1, Ordering::Relaxed);
+        crate::wire::WriteToken {
+            client: self.backend.client(),
+            seq,
+        }
+    }
+
+    /// Counts since the mount began.
+    #[must_use]
+    pub fn stats(&self) -> FileStats {
+        let s = &self.stats;
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        FileStats {
+            puts: get(&s.puts),
+            gets: get(&s.gets),
+            stamp_reads: get(&s.stamp_reads),
+            resolves: get(&s.resolves),
+            blocks_hit: get(&s.blocks_hit),
+            blocks_missed: get(&s.blocks_missed),
+            dirty_bytes: self.budget.used(),
+            files: self.table().inodes.len() as u64,
+        }
+    }
+
+    /// Shows local changes in attributes that came from the master: size and times.
+    pub fn overlay(&self, attr: &mut Attr) {
+        let Some(inode) = self.find(attr.ino) else {
+            return;
+        };
+        let state = inode.state();
+        if let Some(known) = state.attr.as_ref().filter(|k| k.revision > attr.revision) {
+            // A commit of ours that the caller's cache has not seen.
+            attr.size = known.size;
+            attr.allocated = known.allocated;
+            attr.mtime = known.mtime;
+            attr.ctime = attr.ctime.max(known.ctime);
+            attr.revision = known.revision;
+        }
+        if state.is_pending() {
+            attr.size = state.size;
+            if let Some(mtime) = state.mtime {
+                attr.mtime = mtime;
+                attr.ctime = attr.ctime.max(mtime);
+            }
+        }
+    }
+
+    /// Commits what is buffered for this inode, so that a change of its attributes (times above
+    /// all) comes after the writes that were made before it. Errors stay latched for the handles.
+    pub async fn drain_ino(self: &Arc<Self>, ino: Ino) {
+        if let Some(inode) = self.find(ino) {
+            self.drain(&inode).await;
+        }
+    }
+
+    /// Commits everything that is buffered and seals what was released: before an unmount, and for
+    /// syncfs. Errors stay latched for the handles.
+    pub async fn drain_all(self: &Arc<Self>) {
+        let inodes = self.all();
+        for inode in &inodes {
+            self.cut_all(inode);
+        }
+        for inode in &inodes {
+            self.drain(inode).await;
+            self.seal_ended(inode).await;
+        }
+    }
+
+    /// The master asks for this inode's buffered changes: commits and seals them. Afterwards the
+    /// push may be acknowledged.
+    pub async fn recalled(self: &Arc<Self>, ino: Ino, shared: bool) {
+        let Some(inode) = self.find(ino) else { return };
+        {
+            let mut state = inode.state();
+            state.recalls += 1;
+            if let Some(registered) = state.registered.as_mut().filter(|_| shared) {
+                registered.shared = true;
+            }
+        }
+        self.drain(&inode).await;
+        self.seal_ended(&inode).await;
+    }
+
+    /// Another session changed these inodes: what is known of their content is dropped.
+    pub fn invalidated(&self, touched: &[Touched]) {
+        for t in touched {
+            if let Some(inode) = self.find(t.ino) {
+                // Even if only attributes changed: the interest has ended with the push.
+                inode.state().invalidate();
+            }
+        }
+    }
+
+    /// Nothing known of committed content may be used any more.
+    pub fn all_invalidated(&self) {
+        for inode in self.all() {
+            inode.state().invalidate();
+        }
+    }
+
+    /// The session is lost: buffered changes are dropped, and handles hear of it.
+    pub fn session_lost(&self) {
+        for inode in self.all() {
+            let mut state = inode.state();
+            let lost = state.is_pending();
+            state.registered = None;
+            state.token = None;
+            state.seals.clear();
+            let dropped = state.drop_dirty();
+            state.invalidate();
+            if lost {
+                state.latch(FileError::Dropped("the session expired"));
+            }
+            drop(state);
+            self.budget.give(dropped);
+        }
+        self.sessions.send_modify(|n| *n += 1);
+    }
+
+    /// A file that is not in the table: an immutable version.
+    pub(super) fn version_inode(ino: Ino, version: VersionNo) -> Arc<Inode> {
+        Arc::new(Inode::new(ino, Some(version)))
+    }
+}

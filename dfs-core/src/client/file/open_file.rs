@@ -1,0 +1,310 @@
+//! One open handle: what programs do with files.
+use super::error::{FileError, FileResult};
+use super::inode::Inode;
+use super::layer::FileLayer;
+use crate::types::{Attr, ChunkNo, Ino, VersionNo};
+use bytes::Bytes;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenMode {
+    /// May read.
+    pub read: bool,
+    /// May write.
+    pub write: bool,
+    /// O_APPEND.
+    pub append: bool,
+    /// O_TRUNC.
+    pub truncate: bool,
+}
+
+impl OpenMode {
+    /// Only reading.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+        append: false,
+        truncate: false,
+    };
+    /// Reading and writing.
+    pub const WRITE: Self = Self {
+        read: true,
+        write: true,
+        append: false,
+        truncate: false,
+    };
+}
+
+/// Sequential reading, as seen by one handle.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Where the last read ended.
+    next: u64,
+    /// Fetched or being fetched up to here.
+    fetched: u64,
+    window: u64,
+}
+
+#[derive(Debug, Default)]
+struct Handle {
+    errors_seen: u64,
+    ahead: Ahead,
+}
+
+/// First read-ahead window; doubles while reading goes on in sequence.
+const AHEAD_MIN: u64 = 512 * 1024;
+
+/// An open file. Dropping it releases it.
+#[derive(Debug)]
+pub struct OpenFile {
+    pub(super) layer: Arc<FileLayer>,
+    pub(super) inode: Arc<Inode>,
+    mode: OpenMode,
+    handle: Mutex<Handle>,
+    released: AtomicBool,
+}
+
+impl FileLayer {
+    /// Opens a file; what other sessions closed or synced before is seen. With `truncate` the
+    /// content is empty from now on.
+    ///
+    /// # Errors
+    /// What the master says (`NotFound`, `Stale`, ...); nothing is open then.
+    pub async fn open(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> FileResult<Arc<OpenFile>> {
+        let inode = self.enter(ino, mode.write).await;
+        let file = self.handle(inode, mode);
+        let local = self.is_open_locally(&file.inode.state(), mode.write);
+        if !local {
+            self.register(&file.inode, mode.write).await?;
+        }
+        if mode.truncate && mode.write {
+            file.truncate(0).await?;
+        }
+        Ok(file)
+    }
+
+    /// Opens without asking anybody, if that is possible (never with `truncate`).
+    #[must_use]
+    pub fn try_open(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> Option<Arc<OpenFile>> {
+        let known = self.find(ino)?;
+        if mode.truncate || !self.is_open_locally(&known.state(), mode.write) {
+            return None;
+        }
+        let file = self.handle(self.try_enter(ino, mode.write)?, mode);
+        let local = self.is_open_locally(&file.inode.state(), mode.write);
+        local.then_some(file)
+    }
+
+    /// Opens an immutable version for reading: `inode_version` of `ino`, `size` bytes.
+    #[must_use]
+    pub fn open_version(
+        self: &Arc<Self>,
+        ino: Ino,
+        inode_version: VersionNo,
+        size: u64,
+    ) -> Arc<OpenFile> {
+        let inode = Self::version_inode(ino, inode_version);
+        inode.state().size = size;
+        self.handle(inode, OpenMode::READ)
+    }
+
+    fn handle(self: &Arc<Self>, inode: Arc<Inode>, mode: OpenMode) -> Arc<OpenFile> {
+        let handle = Handle {
+            errors_seen: inode.state().errors,
+            ..Handle::default()
+        };
+        Arc::new(OpenFile {
+            layer: Arc::clone(self),
+            inode,
+            mode,
+            handle: Mutex::new(handle),
+            released: AtomicBool::new(false),
+        })
+    }
+}
+
+impl OpenFile {
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The inode.
+    #[must_use]
+    pub fn ino(&self) -> Ino {
+        self.inode.ino
+    }
+
+    /// How it was opened.
+    #[must_use]
+    pub fn mode(&self) -> OpenMode {
+        self.mode
+    }
+
+    /// Others have it open: writes go through, and the kernel should not cache its pages.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.inode.version.is_none() && self.inode.state().is_shared()
+    }
+
+    /// Size that this mount's programs see.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.inode.state().size
+    }
+
+    /// Attributes as last committed or told, with local changes applied; `None` for a version.
+    #[must_use]
+    pub fn attr(&self) -> Option<Attr> {
+        let mut attr = self.inode.state().attr.clone()?;
+        self.layer.overlay(&mut attr);
+        Some(attr)
+    }
+
+    /// Reads up to `len` bytes at `offset` as slices of cached blocks; fewer only at the end.
+    ///
+    /// # Errors
+    /// [`FileError::Get`]: no verified bytes could be had; never are others returned.
+    pub async fn read(&self, offset: u64, len: usize) -> FileResult<Vec<Bytes>> {
+        let out = self.layer.read(&self.inode, offset, len as u64).await?;
+        self.read_ahead(offset, &out);
+        Ok(out)
+    }
+
+    /// As [`read`](Self::read), if memory has it all.
+    #[must_use]
+    pub fn try_read_cached(&self, offset: u64, len: usize) -> Option<Vec<Bytes>> {
+        let out = self.layer.read_cached(&self.inode, offset, len as u64)?;
+        self.read_ahead(offset, &out);
+        Some(out)
+    }
+
+    fn read_ahead(&self, offset: u64, out: &[Bytes]) {
+        let end = offset + out.iter().map(|b| b.len() as u64).sum::<u64>();
+        let max = self.layer.config.read_ahead_max;
+        let size = self.inode.state().size;
+        let mut handle = self.handle();
+        let ahead = &mut handle.ahead;
+        let sequential = offset == ahead.next && end > offset;
+        ahead.next = end;
+        if !sequential {
+            *ahead = Ahead {
+                next: end,
+                ..Ahead::default()
+            };
+            return;
+        }
+        ahead.window = (ahead.window * 2).clamp(AHEAD_MIN, max.max(AHEAD_MIN));
+        let from = ahead.fetched.max(end);
+        let to = (end + ahead.window).min(size);
+        // The next window is asked for when half of this one has been read.
+        if max > 0 && from < to && (to - from >= ahead.window / 2 || to == size) {
+            ahead.fetched = to;
+            drop(handle);
+            self.layer.prefetch(&self.inode, from, to);
+        }
+    }
+
+    /// The next data (`hole` false) or hole (true) at or after `offset`; the end counts as a hole.
+    ///
+    /// # Errors
+    /// [`FileError::BeyondEnd`] past the last one, and errors of the flush this begins with.
+    async fn seek(&self, offset: u64, hole: bool) -> FileResult<u64> {
+        self.layer.drain(&self.inode).await;
+        let mut layout = self
+            .layer
+            .ask_layout(&self.inode, ChunkNo::of(offset), None)
+            .await?;
+        if offset >= layout.size {
+            return Err(FileError::BeyondEnd);
+        }
+        let mut at = offset;
+        loop {
+            let size = layout.size;
+            let end = match layout.unknown(at, size) {
+                Some(chunk) if chunk.start() <= at => {
+                    layout = self
+                        .layer
+                        .ask_layout(&self.inode, chunk, Some(layout))
+                        .await?;
+                    continue;
+                }
+                Some(chunk) => chunk.start(),
+                None => size,
+            };
+            let found = layout
+                .map(at, end)
+                .into_iter()
+                .find(|m| m.source.is_none() == hole);
+            match found {
+                Some(mapped) => return Ok(mapped.from),
+                None if end >= size && hole => return Ok(size),
+                None if end >= size => return Err(FileError::BeyondEnd),
+                None => at = end,
+            }
+        }
+    }
+
+    /// SEEK_DATA.
+    ///
+    /// # Errors
+    /// [`FileError::BeyondEnd`] if there is none.
+    pub async fn seek_data(&self, offset: u64) -> FileResult<u64> {
+        self.seek(offset, false).await
+    }
+
+    /// SEEK_HOLE.
+    ///
+    /// # Errors
+    /// [`FileError::BeyondEnd`] if `offset` is at or past the end.
+    pub async fn seek_hole(&self, offset: u64) -> FileResult<u64> {
+        self.seek(offset, true).await
+    }
+
+    /// Nothing to flush and no error to report: [`flush`](Self::flush) would return at once.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let state = self.inode.state();
+        !state.is_pending() && state.errors == self.handle().errors_seen
+    }
+
+    /// Commits what is buffered for the file; reports once an error of a background write that
+    /// this handle has not heard of.
+    ///
+    /// # Errors
+    /// The last such error.
+    pub async fn flush(&self) -> FileResult<()> {
+        if !self.is_clean() {
+            self.layer.drain(&self.inode).await;
+        }
+        let state = self.inode.state();
+        let mut handle = self.handle();
+        if state.errors > handle.errors_seen {
+            handle.errors_seen = state.errors;
+            return Err(state.last_error.clone().expect("kept with the count"));
+        }
+        Ok(())
+    }
+
+    /// As [`flush`](Self::flush): a committed put is durable at W stores and a majority of voters.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub async fn fsync(&self) -> FileResult<()> {
+        self.flush().await
+    }
+
+    /// Closes the handle; seals and releases follow in the background. Also done on drop.
+    pub fn release(&self) {
+        if !self.released.swap(true, Ordering::AcqRel) && self.inode.version.is_none() {
+            self.layer.leave(&self.inode, self.mode.write);
+        }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,187 @@
+//! Opens, seals and releases of an inode at the master.
+//!
+//! 1. Open: the master is told, unless the session has it open in that mode already, alone, and has
+//!    been told of no change since.
+//! 2. The last writable handle goes: when what it wrote is committed, the version is cut (SEAL).
+//! 3. The last handle goes: after a short while (it may be opened again at once) the master is told
+//!    (RELEASE). Until it has answered, the inode is not opened again.
+use super::error::FileResult;
+use super::inode::{Inode, Registered, State};
+use super::layer::FileLayer;
+use super::layout::LayoutCache;
+use crate::types::Ino;
+use crate::wire::Mutation;
+use std::sync::Arc;
+
+impl FileLayer {
+    /// The inode with one more handle on it.
+    pub(super) async fn enter(&self, ino: Ino, write: bool) -> Arc<Inode> {
+        loop {
+            let changed = self.table_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(inode) = self.try_enter(ino, write) {
+                return inode;
+            }
+            changed.await;
+        }
+    }
+
+    /// As [`enter`](Self::enter); `None` while it is being released.
+    pub(super) fn try_enter(&self, ino: Ino, write: bool) -> Option<Arc<Inode>> {
+        let mut table = self.table();
+        if table.releasing.contains(&ino) {
+            return None;
+        }
+        let fresh = || Arc::new(Inode::new(ino, None));
+        let inode = Arc::clone(table.inodes.entry(ino).or_insert_with(fresh));
+        let mut state = inode.state();
+        state.handles += 1;
+        state.writers += u32::from(write);
+        state.idle_since = None;
+        drop(state);
+        drop(table);
+        self.kick.notify_one();
+        Some(inode)
+    }
+
+    /// One handle less. Seals and releases follow in the background.
+    pub(super) fn leave(self: &Arc<Self>, inode: &Arc<Inode>, write: bool) {
+        let mut state = inode.state();
+        let ended = write && state.writers == 1;
+        if ended && state.is_dirty() {
+            // Still under the period that ends here.
+            self.cut(inode, &mut state, None, true);
+        }
+        state.handles -= 1;
+        state.writers -= u32::from(write);
+        if ended && let Some(token) = state.token.take() {
+            state.seals.push(token);
+        }
+        if state.handles == 0 {
+            state.idle_since = Some(self.backend.now());
+        }
+        let seal = !state.seals.is_empty();
+        drop(state);
+        if seal {
+            let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
+            self.runtime
+                .spawn(async move { layer.seal_ended(&inode).await });
+        }
+        self.kick.notify_one();
+    }
+
+    /// True if an open in this mode needs no word to the master.
+    pub(super) fn is_open_locally(&self, state: &State, write: bool) -> bool {
+        let covers = |r: Registered| (r.write || !write) && !r.shared;
+        state.registered.is_some_and(covers)
+            && state.layout.is_some()
+            && self.backend.caches_valid()
+    }
+
+    /// Tells the master of the open, whether or not it knows.
+    pub(super) async fn register(&self, inode: &Inode, write: bool) -> FileResult<Registered> {
+        let _gate = inode.gate.lock().await;
+        let (invalidations, recalls, writes) = {
+            let state = inode.state();
+            let writes = write || state.registered.is_some_and(|r| r.write);
+            (state.invalidations, state.recalls, writes)
+        };
+        let opened = self.backend.open(inode.ino, writes).await?;
+        let mut state = inode.state();
+        let shared = opened.shared || state.recalls != recalls;
+        let registered = Registered {
+            write: writes,
+            lease: opened.lease,
+            shared,
+        };
+        state.registered = Some(registered);
+        if state.invalidations == invalidations {
+            let outdated = |l: &Arc<LayoutCache>| l.revision != opened.attr.revision;
+            if state.layout.as_ref().is_some_and(outdated) && !state.is_pending() {
+                state.layout = None;
+            }
+            if let Some(layout) = opened.layout {
+                state.learn_layout(&LayoutCache::of_open(layout), invalidations);
+            }
+        }
+        state.learn_attr(&opened.attr);
+        Ok(registered)
+    }
+
+    /// The lease to commit under, asked of the master if it was lost.
+    pub(super) async fn write_lease(&self, inode: &Inode) -> FileResult<Registered> {
+        let known = inode.state().registered.filter(|r| r.write);
+        match known {
+            Some(registered) => Ok(registered),
+            None => self.register(inode, true).await,
+        }
+    }
+
+    /// Cuts the versions of writing periods that have ended, once their puts are decided.
+    pub(super) async fn seal_ended(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if inode.state().seals.is_empty() {
+            // Another task may be at it: its seal comes first.
+            drop(inode.seal_gate.lock().await);
+            return;
+        }
+        let _gate = inode.seal_gate.lock().await;
+        let tokens = {
+            let mut state = inode.state();
+            state.sealing = true;
+            std::mem::take(&mut state.seals)
+        };
+        self.drain(inode).await;
+        for token in tokens {
+            if !inode.state().used_tokens.remove(&token) {
+                continue; // Nothing was committed under it.
+            }
+            let body = Mutation::Seal {
+                ino: inode.ino,
+                token,
+            };
+            match self.backend.mutate(body).await {
+                Ok(crate::wire::MutationOk::Attr(attr)) => inode.state().learn_attr(&attr),
+                Ok(_) => {}
+                // The master cuts it when no session has the file open any more.
+                Err(error) => tracing::debug!(ino = %inode.ino, %error, "seal not answered"),
+            }
+        }
+        inode.state().sealing = false;
+        self.kick.notify_one();
+    }
+
+    /// Takes inodes that were left long enough ago out of the table and tells the master.
+    pub(super) async fn release_idle(&self) {
+        let now = self.backend.now();
+        let mut inos = Vec::new();
+        {
+            let mut table = self.table();
+            let idle = |inode: &Inode| {
+                let s = inode.state();
+                let left = s
+                    .idle_since
+                    .is_some_and(|at| now.since(at) >= self.config.linger);
+                left && s.handles == 0 && !s.is_pending() && s.seals.is_empty() && !s.sealing
+            };
+            table.inodes.retain(|ino, inode| {
+                let gone = idle(inode);
+                if gone && inode.state().registered.is_some() {
+                    inos.push(*ino);
+                }
+                !gone
+            });
+            table.releasing.extend(inos.iter().copied());
+        }
+        if inos.is_empty() {
+            return;
+        }
+        self.backend.release(inos.clone()).await;
+        let mut table = self.table();
+        for ino in inos {
+            table.releasing.remove(&ino);
+        }
+        drop(table);
+        self.table_changed.notify_waiters();
+    }
+}

@@ -1,0 +1,360 @@
+//! From buffered bytes to committed puts.
+//!
+//! Dirty bytes are cut into a put (a *flight*) when a chunk is complete, when they are old enough,
+//! when the budget is reached, and at flush, fsync, recall and before any other content change.
+//! Flights of one inode prepare side by side and commit in order; they end in [`FileLayer::land`].
+use super::backend::OpHandle;
+use super::error::{FileError, FileResult};
+use super::inode::{Cut, Effect, Flight, Inode, Outcome, State};
+use super::layer::FileLayer;
+use super::layout::Applied;
+use super::put_task::{PutTask, Turn, blocks_of, whole};
+use crate::client::put::{PutChange, PutDone, PutError, PutObject, PutSpec};
+use crate::types::layout::CHUNK_SIZE;
+use crate::types::{BlockSums, ChunkNo, Extent, ObjectId, OpId, SetTime};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often dirty files are looked at.
+const SWEEP: Duration = Duration::from_millis(100);
+
+impl FileLayer {
+    /// Cuts all dirty bytes of the inode into a put, if there are any.
+    pub(super) fn cut_all(self: &Arc<Self>, inode: &Arc<Inode>) {
+        let mut state = inode.state();
+        if state.is_dirty() {
+            self.cut(inode, &mut state, None, true);
+        }
+    }
+
+    /// Cuts dirty bytes (of one chunk, or all) into a put and starts it.
+    pub(super) fn cut(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        state: &mut State,
+        only: Option<ChunkNo>,
+        latch: bool,
+    ) -> Outcome {
+        let ranges = state.dirty.cut(only);
+        let end = ranges.last().map_or(0, |(at, b)| at + b.len() as u64);
+        let change = match state.replace.take() {
+            Some(_) if only.is_some() => PutChange::Replace { size: end },
+            Some(_) => PutChange::Replace { size: state.size },
+            None => PutChange::Write,
+        };
+        self.launch(inode, state, change, ranges, latch)
+    }
+
+    /// Starts a put of any kind. What is dirty and came before must have been cut before.
+    pub(super) fn launch(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        state: &mut State,
+        change: PutChange,
+        ranges: Vec<(u64, Bytes)>,
+        latch: bool,
+    ) -> Outcome {
+        let mut effects = Vec::with_capacity(ranges.len() + 1);
+        match change {
+            PutChange::Replace { .. } => effects.push(Effect::Zeros(0, u64::MAX)),
+            PutChange::Truncate { size } => effects.push(Effect::Zeros(size, u64::MAX)),
+            PutChange::Punch { offset, len } => {
+                effects.push(Effect::Zeros(offset, offset.saturating_add(len)));
+            }
+            PutChange::Write
+            | PutChange::Append { .. }
+            | PutChange::Extend { .. }
+            | PutChange::Restore { .. } => {}
+        }
+        effects.extend(ranges.iter().map(|(at, b)| Effect::Bytes(*at, b.clone())));
+        let flight = Flight {
+            seq: state.next_flight,
+            effects: Arc::new(effects),
+            bytes: ranges.iter().map(|r| r.1.len() as u64).sum(),
+            sizes: matches!(
+                change,
+                PutChange::Replace { .. } | PutChange::Truncate { .. }
+            ),
+            outcome: Outcome::default(),
+        };
+        state.next_flight += 1;
+        self.budget.fly(flight.bytes);
+        state.flights.push_back(flight.clone());
+        let outcome = Arc::clone(&flight.outcome);
+        let token = *state.token.get_or_insert_with(|| self.next_token());
+        // Without a writer the period is over when this is: nobody would end it otherwise.
+        if state.writers == 0 {
+            state.token = None;
+            state.seals.push(token);
+        }
+        let keeps_mtime = matches!(change, PutChange::Extend { .. } | PutChange::Restore { .. });
+        let mtime = state.mtime.filter(|_| !keeps_mtime);
+        let kill_suid = std::mem::take(&mut state.kill_suid);
+        let cut = Cut {
+            flight,
+            change,
+            ranges,
+            mtime,
+            kill_suid,
+            token,
+            latch,
+        };
+        // Under the lock: op-ids of one inode ascend in the order of its flights.
+        let op = self.backend.begin_op();
+        let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
+        self.runtime
+            .spawn(async move { layer.fly(inode, cut, op).await });
+        outcome
+    }
+
+    async fn fly(self: Arc<Self>, inode: Arc<Inode>, cut: Cut, op: Box<dyn OpHandle>) {
+        let (objects, bytes) = objects_of(&cut.ranges);
+        let applied = self.applied(&inode, op.op(), &cut, &objects);
+        let result = self.put(&inode, &cut, op.op(), objects, bytes).await;
+        self.land(&inode, &cut, op.op(), result, applied);
+    }
+
+    async fn put(
+        &self,
+        inode: &Arc<Inode>,
+        cut: &Cut,
+        op: OpId,
+        objects: Vec<PutObject>,
+        bytes: BTreeMap<u32, Vec<Bytes>>,
+    ) -> FileResult<PutDone> {
+        let sessions = self.sessions.subscribe();
+        if op.client != self.backend.client() {
+            return Err(PutError::SessionLost { unknown: false }.into());
+        }
+        let lease = self.write_lease(inode).await?.lease;
+        let spec = PutSpec {
+            op,
+            ino: inode.ino,
+            lease,
+            token: cut.token,
+            change: cut.change,
+            mtime: cut.mtime.map(SetTime::At),
+            kill_suid: cut.kill_suid,
+            base: None,
+            objects,
+            more: false,
+        };
+        let (waiting, seq) = (Arc::clone(inode), cut.flight.seq);
+        let first = move |s: &State| s.flights.front().is_none_or(|f| f.seq >= seq);
+        let turn: Turn = Box::new(move || Box::pin(async move { waiting.wait_until(first).await }));
+        let task = PutTask {
+            backend: Arc::clone(&self.backend),
+            config: self.config.put.clone(),
+            spec,
+            bytes,
+            sessions,
+            turn,
+            feed: None,
+            stored: None,
+        };
+        Ok(task.run().await?)
+    }
+
+    /// What the put does to the layout once it is committed.
+    fn applied(&self, inode: &Inode, op: OpId, cut: &Cut, objects: &[PutObject]) -> Applied {
+        let map = self.backend.pg_map();
+        let mut applied = Applied::default();
+        for (index, object) in (0u32..).zip(objects) {
+            let (pg, _) = map.of_chunk(inode.ino, object.chunk);
+            let extent = Extent {
+                start: object.start,
+                len: object.sum.len,
+                pg,
+                object: ObjectId { op, index },
+                object_offset: 0,
+                sum: object.sum,
+            };
+            let end = object.chunk.start() + u64::from(object.start) + u64::from(object.sum.len);
+            applied.end = applied.end.max(end);
+            applied.extents.push((object.chunk, extent));
+        }
+        match cut.change {
+            PutChange::Replace { size } => {
+                applied.holes.push((0, u64::MAX));
+                applied.size = Some(size);
+            }
+            PutChange::Truncate { size } => {
+                applied.holes.push((size, u64::MAX));
+                applied.size = Some(size);
+            }
+            PutChange::Punch { offset, len } => {
+                applied.holes.push((offset, offset.saturating_add(len)));
+            }
+            PutChange::Extend { size } => applied.end = size,
+            PutChange::Write | PutChange::Append { .. } | PutChange::Restore { .. } => {}
+        }
+        applied
+    }
+
+    /// A put was decided.
+    fn land(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        cut: &Cut,
+        op: OpId,
+        result: FileResult<PutDone>,
+        applied: Applied,
+    ) {
+        let mut freed = cut.flight.bytes;
+        let mut state = inode.state();
+        state.flights.retain(|f| f.seq != cut.flight.seq);
+        match &result {
+            Ok(done) => {
+                self.stats.puts.fetch_add(1, Ordering::Relaxed);
+                state.used_tokens.insert(cut.token);
+                let moved = matches!(cut.change, PutChange::Append { at } if at != done.offset)
+                    || matches!(cut.change, PutChange::Restore { .. });
+                let kept = match state.layout.as_mut().map(Arc::make_mut) {
+                    Some(layout) if layout.revision >= done.revision => true,
+                    Some(layout) => !moved && layout.apply(done.revision, op, &applied),
+                    None => false,
+                };
+                if !kept {
+                    state.invalidate();
+                }
+                state.learn_attr(&done.attr);
+                if !moved {
+                    self.keep_blocks(cut, &applied);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(ino = %inode.ino, %op, %error, "put failed");
+                let gone = match error {
+                    FileError::Put(PutError::SessionLost { unknown }) => {
+                        if *unknown {
+                            state.invalidate();
+                        }
+                        true
+                    }
+                    FileError::Put(PutError::StaleLease) => true,
+                    _ => false,
+                };
+                if gone {
+                    // What was buffered under the lost lease must not overwrite what came since.
+                    state.registered = None;
+                    freed += state.drop_dirty();
+                    state.invalidate();
+                }
+                if cut.latch || gone {
+                    state.latch(error.clone());
+                }
+            }
+        }
+        state.settle();
+        let ends = !state.seals.is_empty() && !state.sealing && !state.is_pending();
+        drop(state);
+        self.budget.land(cut.flight.bytes);
+        self.budget.give(freed);
+        // Set once, here: a flight lands once.
+        let _ = cut.flight.outcome.set(result);
+        inode.changed.notify_waiters();
+        if ends {
+            let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
+            self.runtime
+                .spawn(async move { layer.seal_ended(&inode).await });
+        }
+    }
+
+    /// What was just written is likely to be read: its blocks are known and verified.
+    fn keep_blocks(&self, cut: &Cut, applied: &Applied) {
+        for (chunk, extent) in &applied.extents {
+            let at = chunk.start() + u64::from(extent.start);
+            let range = cut.ranges.iter().find(|(start, b)| {
+                *start <= at && at + u64::from(extent.len) <= start + b.len() as u64
+            });
+            let Some((start, bytes)) = range else {
+                continue;
+            };
+            let from = (at - start) as usize;
+            let bytes = bytes.slice(from..from + extent.len as usize);
+            for (key, block) in blocks_of(&whole(extent.object, extent.pg, extent.sum), &bytes) {
+                self.blocks.insert(key, block);
+            }
+        }
+    }
+
+    /// Puts what is dirty and waits until every put begun so far is decided.
+    pub(super) async fn drain(self: &Arc<Self>, inode: &Arc<Inode>) {
+        self.cut_all(inode);
+        let upto = inode.state().next_flight;
+        inode
+            .wait_until(|s| s.flights.iter().all(|f| f.seq >= upto))
+            .await;
+    }
+
+    /// Waits until the budget has room for `more`, putting dirty bytes to make it.
+    pub(super) async fn make_room(self: &Arc<Self>, more: u64) {
+        while !self.budget.has_room(more) {
+            for inode in self.all() {
+                if self.budget.is_pressed() {
+                    self.cut_all(&inode);
+                }
+            }
+            self.budget.wait_for_room(more).await;
+        }
+    }
+
+    /// Waits for one put.
+    pub(super) async fn outcome(&self, inode: &Inode, outcome: &Outcome) -> FileResult<PutDone> {
+        inode.wait_until(|_| outcome.get().is_some()).await;
+        outcome.get().cloned().expect("waited for")
+    }
+
+    /// Puts what is old, all of it when the budget is short, and releases what is idle.
+    pub(super) async fn run_writeback(layer: Weak<Self>) {
+        loop {
+            let Some(this) = layer.upgrade() else { return };
+            let pressed = this.budget.is_pressed();
+            let now = this.backend.now();
+            let inodes = this.all();
+            let idle = inodes.is_empty();
+            for inode in inodes {
+                let due = |at| pressed || now.since(at) >= this.config.write_delay;
+                if inode.state().dirty_since().is_some_and(due) {
+                    this.cut_all(&inode);
+                }
+            }
+            this.release_idle().await;
+            let pause = if idle { SWEEP * 10 } else { SWEEP };
+            let kick = Arc::clone(&this.kick);
+            drop(this); // Held over the pause, it would keep the layer alive.
+            if tokio::time::timeout(pause, kick.notified()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
+
+/// Cuts ranges at chunk boundaries into objects, and their bytes by index.
+pub(super) fn objects_of(ranges: &[(u64, Bytes)]) -> (Vec<PutObject>, BTreeMap<u32, Vec<Bytes>>) {
+    let (mut objects, mut by_index) = (Vec::new(), BTreeMap::new());
+    for (offset, bytes) in ranges {
+        let (mut at, mut rest) = (*offset, bytes.clone());
+        while !rest.is_empty() {
+            let chunk = ChunkNo::of(at);
+            let start = at - chunk.start();
+            let room = usize::try_from(CHUNK_SIZE - start).unwrap_or(usize::MAX);
+            let part = rest.split_to(rest.len().min(room));
+            at += part.len() as u64;
+            let sums = BlockSums::of(&part);
+            let sum = sums.object_sum(u32::try_from(part.len()).unwrap_or(u32::MAX));
+            let start = u32::try_from(start).unwrap_or(0);
+            by_index.insert(u32::try_from(objects.len()).unwrap_or(u32::MAX), vec![part]);
+            objects.push(PutObject {
+                chunk,
+                start,
+                sums,
+                sum,
+            });
+        }
+    }
+    (objects, by_index)
+}
