@@ -1,1 +1,11 @@
-//! Placeholder while the workspace is laid out.
+//! `dfs-mount`: a DFS cluster as an ordinary directory.
+//!
+//! [`adapter`] is the only code that sees fuser's types; [`vfs`] has the operations, free of the
+//! kernel; [`mount`] ties both to a mountpoint; [`background`] returns to the shell.
+pub mod adapter;
+pub mod background;
+pub mod cli;
+pub mod error;
+pub mod mount;
+pub mod run;
+pub mod vfs;

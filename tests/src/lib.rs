@@ -1,1 +1,2 @@
-//! Placeholder while the workspace is laid out.
+//! Harness and scenarios: real processes under [`proc`], the deterministic simulator under `sim`.
+pub mod proc;

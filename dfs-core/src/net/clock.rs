@@ -18,10 +18,16 @@ pub fn boottime() -> Time {
     read(ClockId::Boottime)
 }
 
+/// CLOCK_REALTIME: nanoseconds since the Unix epoch, 0 before it; an operator may set it back.
+#[must_use]
+pub fn realtime() -> Time {
+    read(ClockId::Realtime)
+}
+
 /// Milliseconds since the Unix epoch; 0 before it.
 #[must_use]
 pub fn unix_ms() -> u64 {
-    read(ClockId::Realtime).0 / 1_000_000
+    realtime().0 / 1_000_000
 }
 
 /// When a [`boottime`] was, in milliseconds since the Unix epoch by the clock as it is set now.

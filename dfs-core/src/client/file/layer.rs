@@ -3,11 +3,12 @@ use super::backend::Backend;
 use super::blocks::{BlockCache, BlockKey};
 use super::budget::Budget;
 use super::config::FileConfig;
-use super::error::FileError;
+use super::error::{FileError, FileResult};
 use super::get_task::SharedLatencies;
 use super::inode::Inode;
-use crate::types::{Attr, Ino, VersionNo};
+use crate::types::{Attr, Ino, PgMap, VersionNo};
 use crate::wire::master::Touched;
+use crate::wire::{ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,6 +127,20 @@ impl FileLayer {
             client: self.backend.client(),
             seq,
         }
+    }
+
+    /// A PG map, asked for if none is known yet.
+    pub(super) async fn pg_map(&self) -> FileResult<Arc<PgMap>> {
+        let map = self.backend.pg_map();
+        if !map.pgs.is_empty() {
+            return Ok(map);
+        }
+        let map = self.backend.refresh_map(map.version).await;
+        if map.pgs.is_empty() {
+            let e = WireError::new(ErrorCode::Unavailable, "no map of the placement groups");
+            return Err(e.into());
+        }
+        Ok(map)
     }
 
     /// Counts since the mount began.

@@ -22,6 +22,7 @@ mod inode;
 mod layer;
 mod layout;
 mod open_file;
+mod over_client;
 mod plan;
 mod put_task;
 mod read;

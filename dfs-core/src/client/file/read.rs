@@ -265,6 +265,7 @@ impl FileLayer {
         is_current: bool,
         got: &mut Blocks,
     ) -> FileResult<Option<Arc<LayoutCache>>> {
+        self.pg_map().await?;
         let newer = Arc::new(Mutex::new(None));
         let spec = GetSpec {
             ino: inode.ino,

@@ -11,7 +11,7 @@ use super::layout::Applied;
 use super::put_task::{PutTask, Turn, blocks_of, whole};
 use crate::client::put::{PutChange, PutDone, PutError, PutObject, PutSpec};
 use crate::types::layout::CHUNK_SIZE;
-use crate::types::{BlockSums, ChunkNo, Extent, ObjectId, OpId, SetTime};
+use crate::types::{BlockSums, ChunkNo, Extent, ObjectId, OpId, PgMap, SetTime};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -112,7 +112,13 @@ impl FileLayer {
 
     async fn fly(self: Arc<Self>, inode: Arc<Inode>, cut: Cut, op: Box<dyn OpHandle>) {
         let (objects, bytes) = objects_of(&cut.ranges);
-        let applied = self.applied(&inode, op.op(), &cut, &objects);
+        let applied = match self.pg_map().await {
+            Ok(map) => applied(&map, &inode, op.op(), &cut, &objects),
+            Err(error) => {
+                let nothing = Applied::default();
+                return self.land(&inode, &cut, op.op(), Err(error), nothing);
+            }
+        };
         let result = self.put(&inode, &cut, op.op(), objects, bytes).await;
         self.land(&inode, &cut, op.op(), result, applied);
     }
@@ -156,42 +162,6 @@ impl FileLayer {
             stored: None,
         };
         Ok(task.run().await?)
-    }
-
-    /// What the put does to the layout once it is committed.
-    fn applied(&self, inode: &Inode, op: OpId, cut: &Cut, objects: &[PutObject]) -> Applied {
-        let map = self.backend.pg_map();
-        let mut applied = Applied::default();
-        for (index, object) in (0u32..).zip(objects) {
-            let (pg, _) = map.of_chunk(inode.ino, object.chunk);
-            let extent = Extent {
-                start: object.start,
-                len: object.sum.len,
-                pg,
-                object: ObjectId { op, index },
-                object_offset: 0,
-                sum: object.sum,
-            };
-            let end = object.chunk.start() + u64::from(object.start) + u64::from(object.sum.len);
-            applied.end = applied.end.max(end);
-            applied.extents.push((object.chunk, extent));
-        }
-        match cut.change {
-            PutChange::Replace { size } => {
-                applied.holes.push((0, u64::MAX));
-                applied.size = Some(size);
-            }
-            PutChange::Truncate { size } => {
-                applied.holes.push((size, u64::MAX));
-                applied.size = Some(size);
-            }
-            PutChange::Punch { offset, len } => {
-                applied.holes.push((offset, offset.saturating_add(len)));
-            }
-            PutChange::Extend { size } => applied.end = size,
-            PutChange::Write | PutChange::Append { .. } | PutChange::Restore { .. } => {}
-        }
-        applied
     }
 
     /// A put was decided.
@@ -357,4 +327,39 @@ pub(super) fn objects_of(ranges: &[(u64, Bytes)]) -> (Vec<PutObject>, BTreeMap<u
         }
     }
     (objects, by_index)
+}
+
+/// What the put does to the layout once it is committed.
+fn applied(map: &PgMap, inode: &Inode, op: OpId, cut: &Cut, objects: &[PutObject]) -> Applied {
+    let mut applied = Applied::default();
+    for (index, object) in (0u32..).zip(objects) {
+        let (pg, _) = map.of_chunk(inode.ino, object.chunk);
+        let extent = Extent {
+            start: object.start,
+            len: object.sum.len,
+            pg,
+            object: ObjectId { op, index },
+            object_offset: 0,
+            sum: object.sum,
+        };
+        let end = object.chunk.start() + u64::from(object.start) + u64::from(object.sum.len);
+        applied.end = applied.end.max(end);
+        applied.extents.push((object.chunk, extent));
+    }
+    match cut.change {
+        PutChange::Replace { size } => {
+            applied.holes.push((0, u64::MAX));
+            applied.size = Some(size);
+        }
+        PutChange::Truncate { size } => {
+            applied.holes.push((size, u64::MAX));
+            applied.size = Some(size);
+        }
+        PutChange::Punch { offset, len } => {
+            applied.holes.push((offset, offset.saturating_add(len)));
+        }
+        PutChange::Extend { size } => applied.end = size,
+        PutChange::Write | PutChange::Append { .. } | PutChange::Restore { .. } => {}
+    }
+    applied
 }

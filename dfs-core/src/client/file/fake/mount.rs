@@ -18,8 +18,8 @@ use std::time::Duration;
 pub(in crate::client::file) struct FakeMount {
     pub cluster: Arc<Cluster>,
     pub(super) client: AtomicU64,
-    next_op: AtomicU64,
-    start: tokio::time::Instant,
+    pub(super) next_op: AtomicU64,
+    pub(super) start: tokio::time::Instant,
     pub caches_valid: AtomicBool,
     pub layer: Mutex<Weak<FileLayer>>,
 }

@@ -1,0 +1,102 @@
+//! The only code that sees fuser's types: requests in, [`Vfs`] calls, replies out.
+//!
+//! A request is answered on the session thread that read it when the answer is in memory (a cached
+//! attribute, a buffered write). What must wait runs to completion on the same thread while at
+//! least two other threads are free, and otherwise on the runtime with the reply moved there, so
+//! that operations stuck on dead nodes never use up the threads. A panic in a handler answers EIO
+//! and leaves the thread alive.
+mod convert;
+mod ops;
+
+use crate::vfs::{Caller, Errno, Vfs};
+use dfs_core::types::Ino;
+use fuser::{INodeNo, InitFlags, KernelConfig, Notifier, Request};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Threads that read requests.
+pub const SESSION_THREADS: usize = 12;
+/// Of those, how many may wait at once.
+const WAITING_MAX: usize = SESSION_THREADS - 2;
+/// Largest WRITE the kernel may send.
+const WRITE_MAX: u32 = 1 << 20;
+/// The kernel keeps nothing without asking again: the client library answers from its cache.
+const TTL: Duration = Duration::ZERO;
+
+/// The filesystem as fuser sees it.
+pub struct Adapter {
+    vfs: Arc<Vfs>,
+    runtime: tokio::runtime::Handle,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Adapter {
+    /// Serves `vfs`; what must wait runs on `runtime`.
+    #[must_use]
+    pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle) -> Self {
+        Self {
+            vfs,
+            runtime,
+            waiting: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// Runs what may wait. The future owns its reply.
+    fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let slot = self
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < WAITING_MAX).then_some(n + 1)
+            });
+        if slot.is_err() {
+            self.runtime.spawn(work);
+            return;
+        }
+        let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.runtime.block_on(work)));
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        if done.is_err() {
+            tracing::error!(target: "fuse", "a request handler panicked; the request gets EIO");
+        }
+    }
+}
+
+/// Tells the kernel to drop an inode's pages. Only for the notify thread.
+pub fn invalidate(notifier: &Notifier, ino: Ino) {
+    if let Err(e) = notifier.inval_inode(INodeNo(ino.0), 0, 0) {
+        tracing::debug!(target: "fuse", "inval_inode {ino}: {e}");
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+fn err(e: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(e.0)
+}
+
+/// Asks for what this kernel offers of what we want; `add_capabilities` is all or nothing.
+fn configure(config: &mut KernelConfig) {
+    let wanted = InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_ASYNC_DIO
+        | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_READDIRPLUS_AUTO
+        | InitFlags::FUSE_ATOMIC_O_TRUNC
+        | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+        | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
+        | InitFlags::FUSE_EXPORT_SUPPORT
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+    let offered = config.capabilities() & wanted;
+    if config.add_capabilities(offered).is_err() {
+        tracing::warn!(target: "fuse", "the kernel refused capabilities that it had offered");
+    }
+    let _ = config.set_max_write(WRITE_MAX);
+    let _ = config.set_max_readahead(128 * 1024);
+    let _ = config.set_max_background(64);
+}

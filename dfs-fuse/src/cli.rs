@@ -1,0 +1,198 @@
+//! Command line of `dfs-mount`.
+use anyhow::{Context, bail};
+use clap::Parser;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Mount a DFS cluster as an ordinary directory.
+///
+/// The cluster is found by --cluster, DFS_CLUSTER, the development cluster under DFS_DEV_DIR if
+/// that is set, /etc/dfs/client.toml, or the daemon on this machine, in this order.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "dfs-mount", version)]
+pub struct Cli {
+    /// Where to mount (an existing directory), or SOURCE MOUNTPOINT as mount(8) passes them
+    #[arg(required = true, num_args = 1..=2, value_name = "MOUNTPOINT")]
+    pub places: Vec<PathBuf>,
+    /// Addresses of daemons (comma-separated), or a cluster directory
+    #[arg(long, value_name = "ADDRS|DIR")]
+    pub cluster: Option<String>,
+    /// File with the cluster key
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Start an embedded cluster of N nodes (default 5) in this process and mount it
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5", require_equals = true)]
+    pub dev: Option<u8>,
+    /// Where the embedded cluster keeps its state
+    #[arg(long, value_name = "DIR", requires = "dev")]
+    pub dev_dir: Option<PathBuf>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Mount options, comma-separated: ro, noexec, nosuid, suid, nodev, dev, timeout=SECONDS,
+    /// cache=MIB, dirty=MIB, fsname=NAME
+    #[arg(short = 'o', value_name = "OPTIONS", action = clap::ArgAction::Append)]
+    pub options: Vec<String>,
+    /// Write the log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Used between the starting process and the one that stays
+    #[arg(long, hide = true)]
+    pub ready_fd: Option<i32>,
+}
+
+impl Cli {
+    /// The mountpoint: the last place named.
+    ///
+    /// # Panics
+    /// Never: the parser demands one.
+    #[must_use]
+    pub fn mountpoint(&self) -> &PathBuf {
+        self.places.last().expect("the parser demands a mountpoint")
+    }
+}
+
+/// `-o` options, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Read-only.
+    pub read_only: bool,
+    /// Do not run programs.
+    pub no_exec: bool,
+    /// Honour set-uid bits.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Deadline of data operations.
+    pub timeout: Duration,
+    /// Memory for cached data, in bytes.
+    pub cache_bytes: usize,
+    /// Memory for data not yet written, in bytes.
+    pub dirty_bytes: usize,
+    /// What `/proc/mounts` shows as the source.
+    pub fs_name: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            no_exec: false,
+            suid: false,
+            dev: false,
+            timeout: Duration::from_secs(30),
+            cache_bytes: 64 << 20,
+            dirty_bytes: 64 << 20,
+            fs_name: None,
+        }
+    }
+}
+
+/// Options of mount(8) that mean nothing to us, or only to /etc/fstab.
+const IGNORED: [&str; 20] = [
+    "defaults",
+    "rw",
+    "exec",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "async",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "diratime",
+    "nodiratime",
+    "allow_other",
+];
+
+impl Options {
+    /// Parses `-o` arguments.
+    ///
+    /// # Errors
+    /// An unknown option or a value that is no number, by name.
+    pub fn parse(args: &[String]) -> anyhow::Result<Self> {
+        let mut this = Self::default();
+        for option in args
+            .iter()
+            .flat_map(|a| a.split(','))
+            .filter(|o| !o.is_empty())
+        {
+            let (key, value) = match option.split_once('=') {
+                Some((key, value)) => (key, Some(value)),
+                None => (option, None),
+            };
+            let number = || -> anyhow::Result<u64> {
+                let text = value.with_context(|| format!("-o {key} needs a value"))?;
+                text.parse()
+                    .with_context(|| format!("-o {key}={text}: not a number"))
+            };
+            match key {
+                "ro" => this.read_only = true,
+                "noexec" => this.no_exec = true,
+                "suid" => this.suid = true,
+                "nosuid" => this.suid = false,
+                "dev" => this.dev = true,
+                "nodev" => this.dev = false,
+                "timeout" => this.timeout = Duration::from_secs(number()?.max(1)),
+                "cache" => this.cache_bytes = usize::try_from(number()?)? << 20,
+                "dirty" => this.dirty_bytes = usize::try_from(number()?.max(8))? << 20,
+                "fsname" => this.fs_name = value.map(str::to_owned),
+                key if IGNORED.contains(&key) || key.starts_with("x-") => {}
+                key => bail!(
+                    "unknown mount option {key:?}; known: ro, noexec, suid, dev, timeout=SECONDS, \
+                     cache=MIB, dirty=MIB, fsname=NAME"
+                ),
+            }
+        }
+        Ok(this)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(s: &str) -> anyhow::Result<Options> {
+        Options::parse(&[s.to_owned()])
+    }
+
+    #[test]
+    fn options_follow_the_mount_convention() {
+        let o = parse("ro,suid,timeout=5,cache=32,x-systemd.automount,_netdev").unwrap();
+        assert!(o.read_only && o.suid && !o.dev);
+        assert_eq!(
+            (o.timeout, o.cache_bytes),
+            (Duration::from_secs(5), 32 << 20)
+        );
+    }
+
+    #[test]
+    fn an_unknown_option_is_named() {
+        let e = parse("rw,frobnicate").unwrap_err().to_string();
+        assert!(e.contains("frobnicate"), "{e}");
+        assert!(
+            parse("timeout=soon")
+                .unwrap_err()
+                .to_string()
+                .contains("soon")
+        );
+    }
+
+    #[test]
+    fn dev_takes_a_number_only_after_an_equals_sign() {
+        let cli = Cli::parse_from(["dfs-mount", "--dev", "/mnt/dfs"]);
+        assert_eq!(
+            (cli.dev, cli.mountpoint().to_str()),
+            (Some(5), Some("/mnt/dfs"))
+        );
+        let cli = Cli::parse_from(["dfs-mount", "--dev=3", "/mnt/dfs"]);
+        assert_eq!(cli.dev, Some(3));
+    }
+}

@@ -1,0 +1,261 @@
+//! Content of files: open, read, write, sync, holes.
+use super::handles::Handle;
+use super::versions::VersionNode;
+use super::{Caller, Errno, Node, Vfs, VfsResult, new_name};
+use bytes::Bytes;
+use dfs_core::client::{OpenFile, OpenMode};
+use dfs_core::types::{Attr, FileKind, Ino, Revision};
+use dfs_core::wire::mutation::NewNode;
+
+/// An opened handle and how the kernel shall treat it.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// Number of the handle.
+    pub handle: u64,
+    /// The pages the kernel has may be used.
+    pub keep_pages: bool,
+    /// Every read and write shall come to us.
+    pub direct: bool,
+}
+
+fn revision_of(file: &OpenFile) -> Revision {
+    file.attr().map_or(Revision(0), |attr| attr.revision)
+}
+
+fn mode_of(flags: i32) -> OpenMode {
+    let access = flags & libc::O_ACCMODE;
+    OpenMode {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
+        truncate: flags & libc::O_TRUNC != 0,
+    }
+}
+
+impl Vfs {
+    /// open(2) of an existing node.
+    ///
+    /// # Errors
+    /// EROFS below `.versions` for writing, and the like.
+    pub async fn open(&self, node: u64, flags: i32) -> VfsResult<Opened> {
+        let mode = mode_of(flags);
+        let changes = mode.write || mode.truncate;
+        if changes && self.read_only {
+            return Err(Errno(libc::EROFS));
+        }
+        match self.node(node)? {
+            Node::Real(ino) => self.open_inode(ino, mode).await,
+            Node::Version(_) if changes => Err(Errno(libc::EROFS)),
+            Node::Version(VersionNode::File(_, _, info)) => {
+                let file = self
+                    .files
+                    .open_version(info.ino, info.inode_version, info.size);
+                let handle = self.handles.add(Handle::File {
+                    file,
+                    append: false,
+                });
+                Ok(Opened {
+                    handle,
+                    keep_pages: !info.is_current,
+                    direct: false,
+                })
+            }
+            Node::Version(_) => Err(Errno(libc::EISDIR)),
+        }
+    }
+
+    async fn open_inode(&self, ino: Ino, mode: OpenMode) -> VfsResult<Opened> {
+        let append = mode.append;
+        let file = self.files.open(ino, mode).await?;
+        let keep_pages = self.pages.open(ino, revision_of(&file));
+        let handle = self.handles.add(Handle::File { file, append });
+        // The kernel places appends by the size it remembers, which another mount may have changed.
+        Ok(Opened {
+            handle,
+            keep_pages,
+            direct: append,
+        })
+    }
+
+    /// open(2) with O_CREAT of a name that was not there.
+    ///
+    /// # Errors
+    /// EEXIST with O_EXCL, EPERM for `.versions`, and the like.
+    pub async fn create(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+    ) -> VfsResult<(Attr, Opened)> {
+        let dir = self.writable(parent)?;
+        let name = new_name(bytes)?;
+        let Caller { uid, gid } = caller;
+        let kind = FileKind::File;
+        let node = NewNode {
+            kind,
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            rdev: 0,
+            target: Vec::new(),
+        };
+        let exclusive = flags & libc::O_EXCL != 0;
+        let (attr, created) = self.client.create(dir, &name, node, exclusive).await?;
+        match attr.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(Errno(libc::EISDIR)),
+            // Somebody else made it since the kernel looked: let the kernel look again.
+            _ => return Err(Errno(libc::ESTALE)),
+        }
+        let mut mode = mode_of(flags);
+        mode.truncate &= !created;
+        let opened = self.open_inode(attr.ino, mode).await?;
+        let attr = if created {
+            attr
+        } else {
+            self.client.getattr(attr.ino).await?
+        };
+        Ok((attr, opened))
+    }
+
+    /// read(2): pieces that follow one another; fewer bytes than asked only at end of file.
+    ///
+    /// # Errors
+    /// EIO when no copy can be verified.
+    pub async fn read(&self, handle: u64, offset: u64, len: usize) -> VfsResult<Vec<Bytes>> {
+        let (file, _) = self.handles.file(handle)?;
+        Ok(file.read(offset, len).await?)
+    }
+
+    /// read(2) without waiting, if everything asked for is in memory.
+    #[must_use]
+    pub fn read_cached(&self, handle: u64, offset: u64, len: usize) -> Option<Vec<Bytes>> {
+        self.handles
+            .file(handle)
+            .ok()?
+            .0
+            .try_read_cached(offset, len)
+    }
+
+    /// write(2) without waiting, if the buffer has room; `None` otherwise, nothing was taken.
+    #[must_use]
+    pub fn write_buffered(
+        &self,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+        kill_suid: bool,
+    ) -> Option<VfsResult<()>> {
+        let (file, append) = self.handles.file(handle).ok()?;
+        if append {
+            return None;
+        }
+        file.try_write(offset, bytes, kill_suid)
+            .map(|done| done.map_err(Errno::from))
+    }
+
+    /// write(2).
+    ///
+    /// # Errors
+    /// ENOSPC, EFBIG, the handle's earlier error, and the like.
+    pub async fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+        kill_suid: bool,
+    ) -> VfsResult<()> {
+        let (file, append) = self.handles.file(handle)?;
+        if append {
+            file.append(bytes, kill_suid).await?;
+        } else {
+            file.write(offset, bytes, kill_suid).await?;
+        }
+        Ok(())
+    }
+
+    /// close(2) of one descriptor: what was written is on stable storage afterwards.
+    ///
+    /// # Errors
+    /// What went wrong since the handle last heard of it.
+    pub async fn flush(&self, handle: u64) -> VfsResult<()> {
+        let (file, _) = self.handles.file(handle)?;
+        let before = revision_of(&file);
+        let done = file.flush().await;
+        self.pages.advance(file.ino(), before, revision_of(&file));
+        Ok(done?)
+    }
+
+    /// fsync(2).
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub async fn fsync(&self, handle: u64) -> VfsResult<()> {
+        let (file, _) = self.handles.file(handle)?;
+        let before = revision_of(&file);
+        let done = file.fsync().await;
+        self.pages.advance(file.ino(), before, revision_of(&file));
+        Ok(done?)
+    }
+
+    /// The last descriptor is closed and all mappings are gone.
+    pub fn release(&self, handle: u64) {
+        let Some(handle) = self.handles.remove(handle) else {
+            return;
+        };
+        if let Handle::File { file, .. } = &*handle {
+            file.release();
+        }
+    }
+
+    /// fallocate(2): allocation (a promise of size only), KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for other modes; EROFS below `.versions`.
+    pub async fn fallocate(
+        &self,
+        node: u64,
+        handle: u64,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> VfsResult<()> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        let ino = self.writable(node)?;
+        let (file, _) = self.handles.file(handle)?;
+        let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+        if mode & !(KEEP | PUNCH | ZERO) != 0 || mode & (PUNCH | ZERO) == PUNCH | ZERO {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        if mode & (PUNCH | ZERO) != 0 {
+            file.punch(offset, len).await?;
+        }
+        if mode & KEEP == 0 && mode & PUNCH == 0 {
+            file.extend(end).await?;
+        }
+        self.pages.drop_pages(ino);
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    ///
+    /// # Errors
+    /// ENXIO past the end or when there is no more data.
+    pub async fn seek(&self, handle: u64, offset: u64, data: bool) -> VfsResult<u64> {
+        let (file, _) = self.handles.file(handle)?;
+        Ok(if data {
+            file.seek_data(offset).await?
+        } else {
+            file.seek_hole(offset).await?
+        })
+    }
+
+    /// Puts everything that is buffered, for unmounting.
+    pub async fn flush_all(&self) {
+        self.files.drain_all().await;
+    }
+}

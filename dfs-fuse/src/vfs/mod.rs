@@ -1,0 +1,176 @@
+//! Filesystem operations without the kernel: inode numbers and names in, attributes and bytes out.
+//!
+//! Every operation is an `async fn` over the client library and returns an errno at once when it
+//! cannot be done. One file per family: [`lookup`] names and attributes, [`namespace`] changes of
+//! names, [`dir`] listing, [`file`] content, [`xattr`], [`versions`] the history view.
+//! Invariants:
+//! 1. below `.versions` nothing can be changed (EROFS), and no name `.versions` can be made (EPERM);
+//! 2. the kernel is given no attribute or entry lifetime: it asks, and the client library answers
+//!    from its cache while the master guards it;
+//! 3. pages are kept over an open only if the content is the revision they were read at.
+pub mod dir;
+pub mod file;
+pub mod handles;
+pub mod lookup;
+pub mod namespace;
+pub mod pages;
+pub mod versions;
+pub mod xattr;
+
+use crate::error::errno;
+use dfs_core::client::{Client, ClientError, FileError, FileLayer};
+use dfs_core::types::{Ino, Name, NameError};
+use dfs_core::wire::master::StatFsInfo;
+use handles::Handles;
+use pages::Pages;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use versions::{VersionNode, VersionNodes};
+
+/// An errno on its way to a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// Result of an operation.
+pub type VfsResult<T> = Result<T, Errno>;
+
+impl From<ClientError> for Errno {
+    /// Whoever handles an error logs it, once: here, unless it is an ordinary answer.
+    fn from(e: ClientError) -> Self {
+        let n = errno(e.code());
+        if matches!(n, libc::EIO | libc::ETIMEDOUT) {
+            tracing::warn!(target: "vfs", errno = n, "operation failed: {e}");
+        }
+        Self(n)
+    }
+}
+
+impl From<FileError> for Errno {
+    fn from(e: FileError) -> Self {
+        let n = match &e {
+            FileError::WrongMode(_) => libc::EBADF,
+            FileError::BeyondEnd => libc::ENXIO,
+            other => errno(other.code()),
+        };
+        if matches!(n, libc::EIO | libc::ETIMEDOUT) {
+            tracing::warn!(target: "vfs", errno = n, "operation failed: {e}");
+        }
+        Self(n)
+    }
+}
+
+/// Who asks: what new objects belong to.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a node number stands for.
+#[derive(Debug, Clone)]
+pub enum Node {
+    /// An inode.
+    Real(Ino),
+    /// Part of a `.versions` tree.
+    Version(VersionNode),
+}
+
+/// The filesystem.
+pub struct Vfs {
+    pub(crate) client: Arc<Client>,
+    pub(crate) files: Arc<FileLayer>,
+    pub(crate) nodes: VersionNodes,
+    pub(crate) handles: Handles,
+    pub(crate) pages: Arc<Pages>,
+    pub(crate) read_only: bool,
+    statfs: Mutex<Option<(Instant, StatFsInfo)>>,
+}
+
+impl Vfs {
+    /// A filesystem over a connected client.
+    #[must_use]
+    pub fn new(
+        client: Arc<Client>,
+        files: Arc<FileLayer>,
+        pages: Arc<Pages>,
+        read_only: bool,
+    ) -> Self {
+        Self {
+            client,
+            files,
+            nodes: VersionNodes::default(),
+            handles: Handles::default(),
+            pages,
+            read_only,
+            statfs: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn node(&self, node: u64) -> VfsResult<Node> {
+        if versions::is_synthetic(node) {
+            return self
+                .nodes
+                .get(node)
+                .map(Node::Version)
+                .ok_or(Errno(libc::ESTALE));
+        }
+        Ok(Node::Real(Ino(node)))
+    }
+
+    /// The inode behind a node that shall be changed.
+    pub(crate) fn writable(&self, node: u64) -> VfsResult<Ino> {
+        match self.node(node)? {
+            Node::Real(ino) if !self.read_only => Ok(ino),
+            _ => Err(Errno(libc::EROFS)),
+        }
+    }
+
+    /// Totals, at most a second old.
+    ///
+    /// # Errors
+    /// EIO and the like.
+    pub async fn statfs(&self) -> VfsResult<StatFsInfo> {
+        let cached = |v: &Self| {
+            *v.statfs
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        if let Some((at, totals)) = cached(self)
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return Ok(totals);
+        }
+        let totals = self.client.statfs().await?;
+        let mut slot = self
+            .statfs
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *slot = Some((Instant::now(), totals));
+        Ok(totals)
+    }
+
+    /// The kernel dropped `count` lookups of a node.
+    pub fn forget(&self, node: u64, count: u64) {
+        if versions::is_synthetic(node) {
+            self.nodes.forget(node, count);
+        }
+    }
+}
+
+/// Checks a name from the kernel.
+pub(crate) fn name(bytes: &[u8]) -> VfsResult<Name> {
+    Name::new(bytes).map_err(|e| match e {
+        NameError::TooLong => Errno(libc::ENAMETOOLONG),
+        NameError::Invalid => Errno(libc::EINVAL),
+    })
+}
+
+/// Checks a name that shall be made: `.versions` is taken.
+pub(crate) fn new_name(bytes: &[u8]) -> VfsResult<Name> {
+    if bytes == versions::VERSIONS {
+        return Err(Errno(libc::EPERM));
+    }
+    name(bytes)
+}

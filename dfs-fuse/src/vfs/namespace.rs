@@ -1,0 +1,109 @@
+//! Changes of names.
+use super::versions::{self, VERSIONS};
+use super::{Caller, Errno, Vfs, VfsResult, name, new_name};
+use dfs_core::types::{Attr, FileKind};
+use dfs_core::wire::mutation::{NewNode, RenameMode};
+
+impl Vfs {
+    /// Makes anything but a regular file by create(2): mkdir, mknod, symlink.
+    ///
+    /// # Errors
+    /// EEXIST, EPERM for `.versions`, EROFS, and the like.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn make(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        kind: FileKind,
+        mode: u32,
+        rdev: u64,
+        target: Vec<u8>,
+        caller: Caller,
+    ) -> VfsResult<Attr> {
+        let dir = self.writable(parent)?;
+        let name = new_name(bytes)?;
+        if target.len() > 4095 {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        let Caller { uid, gid } = caller;
+        let node = NewNode {
+            kind,
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            rdev,
+            target,
+        };
+        let (attr, _) = self.client.create(dir, &name, node, true).await?;
+        Ok(attr)
+    }
+
+    /// unlink(2).
+    ///
+    /// # Errors
+    /// ENOENT, EISDIR, EROFS, and the like.
+    pub async fn unlink(&self, parent: u64, bytes: &[u8]) -> VfsResult<()> {
+        let dir = self.writable(parent)?;
+        if bytes == VERSIONS {
+            return Err(Errno(libc::EISDIR));
+        }
+        self.client.unlink(dir, &name(bytes)?, false).await?;
+        Ok(())
+    }
+
+    /// rmdir(2).
+    ///
+    /// # Errors
+    /// ENOENT, ENOTEMPTY, EROFS, and the like.
+    pub async fn rmdir(&self, parent: u64, bytes: &[u8]) -> VfsResult<()> {
+        let dir = self.writable(parent)?;
+        if bytes == VERSIONS {
+            return Err(Errno(libc::EPERM));
+        }
+        self.client.rmdir(dir, &name(bytes)?).await?;
+        Ok(())
+    }
+
+    /// renameat2(2).
+    ///
+    /// # Errors
+    /// EXDEV into or out of `.versions`, EINVAL for unknown flags, and the like.
+    pub async fn rename(
+        &self,
+        from: u64,
+        from_name: &[u8],
+        to: u64,
+        to_name: &[u8],
+        flags: u32,
+    ) -> VfsResult<()> {
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return Err(Errno(libc::EINVAL)),
+        };
+        match (versions::is_synthetic(from), versions::is_synthetic(to)) {
+            (true, true) => return Err(Errno(libc::EROFS)),
+            (false, false) => {}
+            _ => return Err(Errno(libc::EXDEV)),
+        }
+        let (from, to) = (self.writable(from)?, self.writable(to)?);
+        let (from_name, to_name) = (new_name(from_name)?, new_name(to_name)?);
+        self.client
+            .rename(from, &from_name, to, &to_name, mode)
+            .await?;
+        Ok(())
+    }
+
+    /// link(2).
+    ///
+    /// # Errors
+    /// EEXIST, EXDEV out of `.versions`, and the like.
+    pub async fn link(&self, node: u64, parent: u64, bytes: &[u8]) -> VfsResult<Attr> {
+        if versions::is_synthetic(node) != versions::is_synthetic(parent) {
+            return Err(Errno(libc::EXDEV));
+        }
+        let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
+        Ok(self.client.link(ino, dir, &new_name(bytes)?).await?)
+    }
+}

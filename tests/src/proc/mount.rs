@@ -1,0 +1,119 @@
+//! A mount by a `dfs-mount` process of its own.
+use super::{Cluster, wait_for};
+use anyhow::{Context, bail};
+use rustix::mount::{UnmountFlags, unmount};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// A mount; taken down on drop.
+pub struct Mount {
+    path: PathBuf,
+    child: Child,
+}
+
+impl Mount {
+    /// Mounts `cluster` on a fresh directory `name` beside it.
+    ///
+    /// # Errors
+    /// The mount does not become usable.
+    pub fn new(cluster: &Cluster, name: &str) -> anyhow::Result<Self> {
+        Self::with_options(cluster, name, "")
+    }
+
+    /// The same with `-o options`.
+    ///
+    /// # Errors
+    /// The mount does not become usable.
+    pub fn with_options(cluster: &Cluster, name: &str, options: &str) -> anyhow::Result<Self> {
+        let path = cluster.scratch().join(name);
+        std::fs::create_dir_all(&path)?;
+        let log = std::fs::File::create(cluster.scratch().join(format!("{name}.log")))?;
+        let mut command = cluster.command("dfs-mount");
+        command.arg("-f").arg(&path);
+        if !options.is_empty() {
+            command.args(["-o", options]);
+        }
+        // In the foreground, so that its pid is known; usable once the mount table has it.
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut this = Self { path, child };
+        let usable = wait_for("mount usable", Duration::from_secs(20), || {
+            is_mounted(&this.path) || this.child.try_wait().is_ok_and(|s| s.is_some())
+        });
+        if usable.is_err() || !is_mounted(&this.path) {
+            let said = std::fs::read_to_string(cluster.scratch().join(format!("{name}.log")));
+            bail!("dfs-mount did not mount: {}", said.unwrap_or_default());
+        }
+        std::fs::metadata(&this.path).context("the fresh mount's root")?;
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path below it.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the process at once, as a crash would, and removes what is left of the mount.
+    ///
+    /// # Errors
+    /// It cannot be signalled.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Unmounts politely and waits for the process to end well.
+    ///
+    /// # Errors
+    /// Busy, or the process ended with an error.
+    pub fn unmount(mut self) -> anyhow::Result<()> {
+        unmount(&self.path, UnmountFlags::empty())
+            .with_context(|| format!("umount {}", self.path.display()))?;
+        let mut status = None;
+        wait_for("dfs-mount ends", Duration::from_secs(20), || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            status => bail!("dfs-mount ended with {status:?}"),
+        }
+    }
+}
+
+/// True iff something is mounted on `path`.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let wanted = path.display().to_string();
+    table
+        .lines()
+        .any(|l| l.split(' ').nth(1) == Some(wanted.as_str()))
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if is_mounted(&self.path) {
+            let _ = unmount(&self.path, UnmountFlags::DETACH);
+        }
+        let ended = || self.child.try_wait().is_ok_and(|s| s.is_some());
+        if wait_for("dfs-mount ends", Duration::from_secs(10), ended).is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
