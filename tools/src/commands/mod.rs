@@ -1,0 +1,22 @@
+//! One file per command or small family.
+pub mod bandwidth;
+pub mod cp;
+pub mod dirs;
+pub mod get;
+pub mod ls;
+pub mod members;
+pub mod mv;
+pub mod node;
+pub mod purge;
+pub mod put;
+pub mod repair;
+pub mod restore;
+pub mod rm;
+pub mod stat;
+pub mod status;
+pub mod store;
+pub mod tree;
+pub mod undelete;
+pub mod versions;
+pub mod watch;
+pub mod r#where;
