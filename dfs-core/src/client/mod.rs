@@ -51,7 +51,7 @@ pub use self::{
     config::{ClientConfig, ConfigError},
     core::Client,
     error::{ClientError, Result},
-    file::{FileError, FileLayer, OpenFile, OpenMode},
+    file::{FileError, FileLayer, FileReader, FileWriter, OpenFile, OpenMode},
     files::Opened,
     hooks::{Ack, AttrOverlay, CacheListener, RecallHandler},
     names::{new_node, split_path},

@@ -55,6 +55,7 @@ impl GetTask {
                 Some(event) = events.recv() => event,
                 () = tokio::time::sleep(pause) => GetEvent::Tick,
             };
+            driver.timer = None; // The machine names the next one, if it needs any.
             get.handle(self.backend.now(), event, &mut out);
         }
     }

@@ -27,6 +27,7 @@ mod plan;
 mod put_task;
 mod read;
 mod register;
+mod stream;
 mod write;
 mod writeback;
 
@@ -35,6 +36,7 @@ pub use config::FileConfig;
 pub use error::{FileError, FileResult};
 pub use layer::{FileLayer, FileStats};
 pub use open_file::{OpenFile, OpenMode};
+pub use stream::{FileReader, FileWriter};
 
 #[cfg(test)]
 mod fake;

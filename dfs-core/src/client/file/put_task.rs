@@ -86,6 +86,7 @@ impl PutTask {
                 },
                 () = tokio::time::sleep(pause) => PutEvent::Tick,
             };
+            driver.timer = None; // The machine names the next one, if it needs any.
             put.handle(self.backend.now(), event, &mut out);
         }
     }

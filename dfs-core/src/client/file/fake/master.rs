@@ -1,6 +1,6 @@
 //! The fake's master and stores.
 use super::mount::FakeMount;
-use crate::client::file::backend::{Backend, OpHandle};
+
 use crate::client::file::layout::{Applied, LayoutCache};
 use crate::types::{
     Attr, BlockSums, ChunkNo, ClientId, Extent, FileKind, Ino, LeaseSeq, ObjectId, ObjectSum, OpId,
@@ -255,7 +255,7 @@ impl Master {
             }
             ReplicaRequest::Drop { ops, ino } => {
                 let marks = store.marks.entry(ino).or_default();
-                ops.iter().for_each(|op| drop(marks.remove(op)));
+                marks.retain(|op| !ops.contains(op));
                 Ok((ReplicaResponse::Dropped, Bytes::new()))
             }
             ReplicaRequest::Check { .. } | ReplicaRequest::Usage => {
