@@ -86,6 +86,10 @@ impl Client {
                     let stop = client.stopped();
                     drop(client);
                     Self::keep_contact(&this, &conn, stop).await;
+                    // A shutdown ends the session on this connection, then closes it itself.
+                    if this.upgrade().is_some_and(|client| client.is_stopped()) {
+                        return;
+                    }
                     conn.close();
                     if let Some(client) = this.upgrade() {
                         client.contact.send_replace(None);
