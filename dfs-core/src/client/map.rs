@@ -67,10 +67,17 @@ impl Client {
     /// As [`query`](Self::query).
     pub async fn pg_map(&self) -> Result<Arc<PgMap>> {
         let newest = self.map.read().newest;
-        match self.map.at_least(newest) {
+        match self.known_map(newest) {
             Some(map) => Ok(map),
             None => self.refresh_map(newest).await,
         }
+    }
+
+    /// The cached map if it will do. Without a session nobody tells us of newer ones.
+    fn known_map(&self, min_version: LogIndex) -> Option<Arc<PgMap>> {
+        self.map
+            .at_least(min_version)
+            .filter(|_| self.config.session)
     }
 
     /// The map last fetched, without waiting.
@@ -86,7 +93,7 @@ impl Client {
     /// As [`query`](Self::query).
     pub async fn refresh_map(&self, min_version: LogIndex) -> Result<Arc<PgMap>> {
         let _one = self.map.fetching.lock().await;
-        if let Some(map) = self.map.at_least(min_version) {
+        if let Some(map) = self.known_map(min_version) {
             return Ok(map);
         }
         let QueryAnswer::PgMap(map) = self.query(Query::PgMap, false).await? else {
