@@ -41,6 +41,8 @@ impl FileLayer {
         let ranges = state.dirty.cut(only);
         let end = ranges.last().map_or(0, |(at, b)| at + b.len() as u64);
         let change = match state.replace.take() {
+            // Cut to nothing and not written: whoever writes next continues this version.
+            Some(_) if ranges.is_empty() && state.size == 0 => PutChange::Truncate { size: 0 },
             Some(_) if only.is_some() => PutChange::Replace { size: end },
             Some(_) => PutChange::Replace { size: state.size },
             None => PutChange::Write,
