@@ -67,10 +67,11 @@ impl Caller for ReplicaCalls {
 }
 
 impl Daemon {
-    /// Starts a daemon. Must be called on a multi-threaded runtime.
+    /// Starts a daemon, in the order of the module docs. Must be called on a multi-threaded runtime.
     ///
     /// # Errors
     /// What, why and what to do next; nothing is left running.
+    #[allow(clippy::too_many_lines)] // One list of steps, each needing the ones before.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data directory {}", config.data.display()))?;

@@ -1,4 +1,5 @@
 //! Two mounts: what one closed the other opens, races have one winner, appends lose nothing.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip};
 use std::fs::{File, OpenOptions};
 use std::io::Write;

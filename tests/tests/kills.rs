@@ -1,4 +1,5 @@
 //! Daemons killed under load: no error, no long stall, nothing acknowledged lost.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::load::{Load, verify};
 use dfs_tests::proc::{Cluster, Mount, cluster::holders, exclusive, fuse_or_skip, wait_for};
 use std::time::Duration;

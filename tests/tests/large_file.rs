@@ -1,4 +1,5 @@
 //! One file of 1 GiB within the memory budget.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, peak_memory, sh};
 
 const LIMIT: u64 = 512 << 20;

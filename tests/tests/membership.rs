@@ -1,4 +1,5 @@
 //! From SIGKILL to each node's own log line.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{Cluster, exclusive, wait_for};
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;

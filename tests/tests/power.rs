@@ -1,4 +1,5 @@
 //! Everything killed at once: what was acknowledged is there afterwards, because it was synced first.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::load::{Load, verify};
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, run, wait_for};
 use std::collections::{BTreeMap, BTreeSet};

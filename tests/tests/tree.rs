@@ -1,5 +1,6 @@
 //! A real source tree through the mount: copied in, compared, read by a second mount, copied out,
 //! removed, purged.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{
     Cluster, Mount, compare::same_trees, exclusive, fuse_or_skip, sh, source_tree, wait_for,
 };

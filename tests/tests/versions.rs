@@ -1,4 +1,5 @@
 //! The last five versions, however a file is overwritten; and undelete.
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, run, sh};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

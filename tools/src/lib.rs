@@ -3,7 +3,7 @@
 //! [`cli`] is the command line, [`run`] the way from it to an exit code, [`commands`] has one file
 //! per command or small family. They share [`cluster`] (the connection), [`path`] (what a path
 //! argument means), [`nodes`] (what a node argument means), [`transfer`] (bytes in and out),
-//! [`output`], [`format`] and [`view`] (what is printed), and [`error`] (what went wrong).
+//! [`output`], [`mod@format`] and [`view`] (what is printed), and [`error`] (what went wrong).
 pub mod cli;
 pub mod cluster;
 pub mod commands;

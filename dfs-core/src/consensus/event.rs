@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// What happened, as seen by the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RaftEvent {
-    /// One [`RaftConfig::tick`] has passed.
+    /// One [`super::RaftConfig::tick`] has passed.
     Tick,
     /// A decoded message; `from` is known from the connection.
     Message {
@@ -187,7 +187,7 @@ pub enum DropReason {
     /// Too many bytes are proposed and not committed; try again soon.
     #[error("too much is waiting to be committed")]
     Backpressure,
-    /// Longer than [`RaftConfig::entry_bytes_max`], or empty.
+    /// Longer than [`super::RaftConfig::entry_bytes_max`], or empty.
     #[error("a command of {len_bytes} bytes")]
     Length {
         /// Of the command.

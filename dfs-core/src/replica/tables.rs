@@ -3,7 +3,7 @@
 //! | key (after the prefix) | row |
 //! |---|---|
 //! | `c` | [`LogIndex`]: notes up to here have been applied |
-//! | `e` pg | [`Epoch`]: durably adopted, older ones are fenced |
+//! | `e` pg | epoch: durably adopted, older ones are fenced |
 //! | `s` pg ino | [`CleanRow`]: newest commit told |
 //! | `m` pg ino op | mark: op is in flight (empty value) |
 //! | `o` object | [`ObjectRow`]: an object held |

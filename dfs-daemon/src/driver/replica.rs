@@ -84,6 +84,7 @@ impl Drop for CallDone {
 }
 
 /// What reaches the owner thread.
+#[allow(clippy::large_enum_variant)] // The common variant is the large one.
 enum Input {
     Event(ReplicaEvent),
     /// Batches are durable, or the store has failed.

@@ -2,7 +2,7 @@
 //!
 //! Every operation is an `async fn` over the client library and returns an errno at once when it
 //! cannot be done. One file per family: [`lookup`] names and attributes, [`namespace`] changes of
-//! names, [`dir`] listing, [`file`] content, [`xattr`], [`versions`] the history view.
+//! names, [`dir`] listing, [`mod@file`] content, [`xattr`], [`versions`] the history view.
 //! Invariants:
 //! 1. below `.versions` nothing can be changed (EROFS), and no name `.versions` can be made (EPERM);
 //! 2. the kernel is given no attribute or entry lifetime: it asks, and the client library answers

@@ -145,6 +145,7 @@ pub async fn map(tools: &mut Tools) -> anyhow::Result<()> {
         files.sort_by(|a, b| a.1.cmp(&b.1));
         held.push((info, files));
     }
+    #[allow(clippy::type_complexity)] // Local, and said in full once.
     let mut by_file: BTreeMap<(&[u8], Ino), Vec<(&StoreInfo, u64)>> = BTreeMap::new();
     for (info, files) in &held {
         for (ino, path, bytes) in files {

@@ -84,7 +84,7 @@ impl FileLayer {
         };
         let mut got = Blocks::new();
         if let (Some((a, b)), Some(layout)) = (plan.base_range(), &layout)
-            && !self.from_cache(layout, a, b, &mut got).is_empty()
+            && !self.take_cached(layout, a, b, &mut got).is_empty()
         {
             return None;
         }
@@ -159,7 +159,7 @@ impl FileLayer {
     }
 
     /// Blocks of `a..b` that are in the cache go to `got`; the others are returned.
-    fn from_cache(&self, layout: &LayoutCache, a: u64, b: u64, got: &mut Blocks) -> Vec<Piece> {
+    fn take_cached(&self, layout: &LayoutCache, a: u64, b: u64, got: &mut Blocks) -> Vec<Piece> {
         layout.pieces(a, b, |object, block| {
             let key = (object, block);
             if got.contains_key(&key) {
@@ -188,7 +188,7 @@ impl FileLayer {
     ) -> FileResult<Option<Arc<LayoutCache>>> {
         for round in 0..SHARED_ROUNDS + 1 {
             let had = got.len();
-            let missing = self.from_cache(layout, a, b, got);
+            let missing = self.take_cached(layout, a, b, got);
             self.stats
                 .blocks_hit
                 .fetch_add((got.len() - had) as u64, Ordering::Relaxed);

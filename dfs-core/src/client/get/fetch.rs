@@ -112,7 +112,7 @@ impl Fetch {
         let blocks = (piece.sum.len as usize).div_ceil(BLOCK_SIZE);
         let listed =
             answer.sums.0.len() == blocks && answer.sums.object_sum(piece.sum.len) == piece.sum;
-        let aligned = answer.offset % BLOCK_SIZE as u32 == 0 && answer.offset <= offset;
+        let aligned = answer.offset.is_multiple_of(BLOCK_SIZE as u32) && answer.offset <= offset;
         if !listed || !aligned {
             return None;
         }

@@ -441,9 +441,12 @@ impl<K: Kv> MasterState<K> {
                 raft_id,
                 addr,
             } => {
-                if !self.stores.assign(kv, *raft_id, *node, *addr) {
-                    return refused(ErrorCode::Exists, "this Raft id is in use");
-                }
+                let given = self.stores.assign(kv, *raft_id, *node, *addr);
+                let in_use = || WireError::new(ErrorCode::Exists, "this Raft id is in use");
+                return Applied {
+                    refused: (!given).then(in_use),
+                    ..Applied::default()
+                };
             }
             Command::VoterRetired { raft_id } => self.stores.retire(kv, *raft_id),
             _ => {}

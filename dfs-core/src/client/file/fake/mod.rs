@@ -94,8 +94,8 @@ impl Cluster {
 
     fn layer_of(&self, client: ClientId) -> Option<Arc<FileLayer>> {
         let mount = self.master().mounts.get(&client)?.upgrade()?;
-        let layer = mount.layer.lock().unwrap().upgrade();
-        layer
+        let held = mount.layer.lock().unwrap();
+        held.upgrade()
     }
 
     /// The session is over; the mount goes on under another one.

@@ -4,7 +4,7 @@
 //! * [`create`], [`remove`], [`rename`], [`attr`] the operations on names and attributes;
 //! * [`commit`] over [`content`] and [`rows`]: a put, what it makes of the content, exact references;
 //! * [`versions`] which commits make one version; [`history`] what a name remembers;
-//! * [`query`] reads; [`placement`] which PG holds what; [`check`] the audit that tests run.
+//! * [`mod@query`] reads; [`placement`] which PG holds what; [`mod@check`] the audit that tests run.
 //!
 //! Every change runs in a [`tx`] on an overlay: a refusal leaves the tables untouched.
 mod attr;
