@@ -43,6 +43,8 @@ impl FileLayer {
         let change = match state.replace.take() {
             // Cut to nothing and not written: whoever writes next continues this version.
             Some(_) if ranges.is_empty() && state.size == 0 => PutChange::Truncate { size: 0 },
+            // Nothing was written after it: for the master not yet the work of a writer.
+            Some(_) if ranges.is_empty() => PutChange::Truncate { size: state.size },
             Some(_) if only.is_some() => PutChange::Replace { size: end },
             Some(_) => PutChange::Replace { size: state.size },
             None => PutChange::Write,

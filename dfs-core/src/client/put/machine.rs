@@ -120,7 +120,7 @@ impl PutMachine {
             return; // Late answers of the slowest members.
         }
         match event {
-            PutEvent::Prepared { token, result } => self.on_prepared(now, token, result),
+            PutEvent::Prepared { token, result } => self.on_prepared(now, token, result, out),
             PutEvent::Map(map) => self.on_map(now, map),
             PutEvent::Committed(result) => self.on_committed(now, result, out),
             PutEvent::Abandoned(result) => self.on_abandoned(now, result, out),
@@ -206,7 +206,13 @@ impl PutMachine {
         }
     }
 
-    fn on_prepared(&mut self, now: Time, token: u64, result: Result<StoreId, WireError>) {
+    fn on_prepared(
+        &mut self,
+        now: Time,
+        token: u64,
+        result: Result<StoreId, WireError>,
+        out: &mut Vec<PutAction>,
+    ) {
         let Some(message) = self.messages.remove(&token) else {
             return;
         };
@@ -235,7 +241,10 @@ impl PutMachine {
         }
         if let Err(e) = result {
             self.last_error = e.to_string();
-            if behind {
+            if e.code == ErrorCode::OpAborted && self.state == State::Preparing {
+                // The master decided so before; asking it to disown X again tells for certain.
+                self.abandon(PutError::Aborted(e), out);
+            } else if behind {
                 self.refresh_at = Some(now);
             } else if !matches!(e.code, ErrorCode::NoSpace | ErrorCode::NotFound) {
                 // A member that does not answer may have been replaced meanwhile.

@@ -4,7 +4,7 @@ use crate::types::{
     Attr, BlockSums, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, LogIndex, OpId, PgInfo,
     PgMap, PgPhase, QuorumSizes, Revision, StoreId, Time, Timestamp, VersionNo,
 };
-use crate::wire::{Change, Commit, ErrorCode, MutationOk, ReplicaRequest, WireError, WriteToken};
+use crate::wire::{Change, Commit, ErrorCode, MutationOk, ReplicaRequest, WriteToken};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -493,5 +493,14 @@ fn an_answer_of_another_store_is_no_ack() {
         result: Ok(StoreId(7)),
     });
     assert_eq!(rig.commit(), None);
-    let _ = WireError::from(ErrorCode::Internal);
+}
+
+#[test]
+fn a_member_that_knows_of_an_abort_ends_it() {
+    let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
+    let sent = rig.prepares();
+    rig.fail(sent[1].0, ErrorCode::OpAborted);
+    assert!(rig.abandon() && rig.finished().is_none());
+    rig.event(PutEvent::Abandoned(Err(ErrorCode::OpAborted.into())));
+    assert!(matches!(rig.finished(), Some(Err(PutError::Aborted(_)))));
 }
