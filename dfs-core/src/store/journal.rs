@@ -112,13 +112,16 @@ impl Journal {
         for (at, (header, segment)) in found.iter().enumerate() {
             let successor = found.get(at + 1).map(|(next, _)| next.first_seq);
             let file = disk.open(&segment.path, false)?;
-            if successor.is_none() {
-                // What a kill left in the page cache is replayed, so it must not go later.
-                file.sync_data()?;
-            }
             let content = file.read_at(0, usize::try_from(file.len()?).unwrap_or(usize::MAX))?;
             let done = Self::replay_segment(header, &content, next_seq, replay);
             Self::check_end(header, segment, &content, &done, successor)?;
+            if successor.is_none() {
+                // What a kill or a failed sync left in the page cache is replayed, so it must not
+                // go later. After a failed sync the pages pass for clean: only a new write of
+                // them reaches the disk.
+                file.write_at(0, &content[..done.offset])?;
+                file.sync_data()?;
+            }
             next_seq = done.next_seq;
             segments.push_back(segment.clone());
         }

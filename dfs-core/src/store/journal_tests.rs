@@ -280,3 +280,20 @@ fn a_failed_sync_stops_the_journal_until_it_is_opened_again() {
     let (journal, seen) = open(&disk).unwrap();
     assert_eq!((seen.len(), journal.next_seq()), (1, 2));
 }
+
+#[test]
+fn regression_what_is_replayed_after_a_failed_sync_outlives_the_next_power_cut() {
+    let disk = SimDisk::new();
+    let mut journal = synced(&disk, &[100]);
+    journal.append(&payload(2, 700)).unwrap();
+    disk.fail_next_sync();
+    assert!(journal.sync().is_err());
+    disk.kill();
+    let (mut journal, seen) = open(&disk).unwrap();
+    assert_eq!(seen.len(), 2, "it still stands in the page cache");
+    journal.append(&payload(3, 100)).unwrap();
+    journal.sync().unwrap();
+    disk.crash(&mut ChaCha8Rng::seed_from_u64(1));
+    let (_, seen) = open(&disk).unwrap();
+    assert_eq!(seen.len(), 3);
+}
