@@ -35,7 +35,8 @@ impl Freshness {
             r,
             known,
             waiting,
-            must_ask: false,
+            // A store that never heard of the inode says what one says that has forgotten it.
+            must_ask: revision == Revision(0),
         }
     }
 

@@ -11,7 +11,8 @@
 //! 2. R clean stamps whose newest equals the layout's (revision, op): the layout is current. A mark
 //!    of the session that made the layout's revision, not above that op, is decided already
 //!    (commits of a session to an inode apply in sequence order) and does not count as dirty.
-//! 3. Dirty, unknown, newer, other op, too few stamps, or stamps all older: RESOLVE. Its answer is
+//! 3. Dirty, unknown, newer, other op, too few stamps, stamps all older, or a layout of no put at
+//!    all (stores say the same of an inode that is gone): RESOLVE. Its answer is
 //!    linearizable, so no further stamps are read.
 //! 4. No answer within p95 (at least [`GetConfig::hedge_min`]), an error, or bytes that fail
 //!    verification: the next member; bad bytes are reported for repair. All members lack it:

@@ -457,3 +457,27 @@ fn one_round_of_stamps_covers_a_whole_window() {
         8
     );
 }
+
+#[test]
+fn regression_a_layout_of_no_put_is_never_proved_by_stamps() {
+    let spec = GetSpec {
+        ino: Ino(77),
+        revision: Revision(0),
+        op: OpId::default(),
+        stamps: true,
+        pieces: vec![],
+    };
+    let latencies = Arc::new(Latencies::default());
+    let mut out = Vec::new();
+    let map = map(1, &[1, 2, 3]);
+    GetMachine::start(
+        Time(1),
+        GetConfig::default(),
+        spec,
+        map,
+        latencies,
+        &mut out,
+    );
+    assert!(out.contains(&GetAction::Resolve), "{out:?}");
+    assert!(!out.iter().any(|a| matches!(a, GetAction::Finish(_))));
+}
