@@ -252,6 +252,8 @@ impl Master {
         let leading = Leading::new(&self.config, term, self.now, clock, &sessions, map_version);
         self.leading = Some(Box::new(leading));
         self.hint_is_old = true;
+        // What the former leader had under way is taken over.
+        self.map_changed();
     }
 
     /// Everything in flight ends: proposals as unknown, reads at the next leader.

@@ -355,6 +355,23 @@ fn a_group_is_not_activated_before_enough_old_members_let_go() {
 }
 
 #[test]
+fn regression_a_new_leader_goes_on_with_a_fence_that_the_former_one_began() {
+    let mut bench = Bench::new(3, 5);
+    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    bench.run_for(3_000);
+    bench.mute(StoreId(5));
+    bench.freeze_epochs(true);
+    bench.run_until("begun", |b| b.count(PgPhase::Fencing) > 0);
+    bench.run_for(200);
+    let old = bench.leader_id();
+    bench.stop(old);
+    bench.run_until("another leader", |b| b.has_leader());
+    assert!(bench.count(PgPhase::Fencing) > 0, "it was begun before");
+    bench.run_until("leases ran out", |b| b.count(PgPhase::Fencing) == 0);
+}
+
+#[test]
 fn a_store_that_missed_trimmed_notes_is_filled_again() {
     let mut bench = Bench::new(1, 3);
     bench.run_until("groups exist", |b| b.members_complete());
