@@ -1,0 +1,107 @@
+//! The end of a run: what all nodes hold, compared with what they must hold.
+use super::daemon::Daemon;
+use super::node::Node;
+use super::settings::store_id;
+use super::trace::Trace;
+use dfs_core::master::state::MasterState;
+use dfs_core::master::state::namespace;
+use dfs_core::store::{LazyKv, ObjectStore};
+use dfs_core::types::{ObjectId, ObjectSum, PgId, StoreId};
+use dfs_core::wire::master::PgRow;
+use std::collections::BTreeMap;
+
+type State = MasterState<LazyKv>;
+
+fn daemon_of<'a>(nodes: &'a [Node], store: StoreId) -> Option<&'a Daemon> {
+    let node = nodes.iter().find(|node| store_id(node.index) == store)?;
+    node.daemon.as_deref()
+}
+
+fn state_of(node: &Node) -> Option<&State> {
+    Some(node.daemon.as_ref()?.voter.as_ref()?.master.state())
+}
+
+/// What stores lack of what they shall hold; empty when nothing.
+pub(super) fn disorder_of_stores(nodes: &[Node], state: &State) -> String {
+    for node in nodes {
+        let Some(daemon) = node.daemon.as_ref() else {
+            return format!("node {} is down", node.index);
+        };
+        if let Some(cause) = daemon.replica.failure() {
+            return format!("the store of node {} has failed: {cause}", node.index);
+        }
+    }
+    match missing(nodes, state) {
+        Ok(()) => String::new(),
+        Err(what) => what,
+    }
+}
+
+/// The first object that a member of its group does not hold as it should.
+fn missing(nodes: &[Node], state: &State) -> Result<(), String> {
+    for (pg, group) in state.pgs() {
+        for row in rows(state, pg)? {
+            for (id, sum) in &row.objects {
+                for member in &group.info.members {
+                    let Some(daemon) = daemon_of(nodes, *member) else {
+                        return Err(format!("store {member} is down"));
+                    };
+                    holds(&daemon.store, *id, *sum)
+                        .map_err(|e| format!("store {member}, group {}: {e}", pg.0))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rows(state: &State, pg: PgId) -> Result<Vec<PgRow>, String> {
+    let listing = state.pg_listing(pg, None, usize::MAX >> 1);
+    listing.map(|(rows, _)| rows).map_err(|e| e.to_string())
+}
+
+fn holds(store: &ObjectStore, id: ObjectId, sum: ObjectSum) -> Result<(), String> {
+    let plan = store
+        .plan_read(id, 0, u32::MAX)
+        .map_err(|e| format!("object {id}: {e}"))?;
+    let read = plan.run().map_err(|e| format!("object {id}: {e}"))?;
+    if read.sum == sum {
+        Ok(())
+    } else {
+        Err(format!("object {id} has other bytes"))
+    }
+}
+
+/// Checks everything; gives the number of placement epochs.
+pub(super) fn audit(nodes: &[Node], leader: usize, trace: &mut Trace) -> Result<u64, String> {
+    let state = state_of(&nodes[leader]).ok_or("the leader has no state")?;
+    missing(nodes, state)?;
+    let faults = namespace::check(state.kv(), state.map()).map_err(|e| e.to_string())?;
+    if !faults.is_empty() {
+        return Err(format!("the namespace's audit: {}", faults.join("; ")));
+    }
+    let mut hashes = BTreeMap::new();
+    for node in nodes {
+        let Some(applied) = state_of(node).map(State::applied) else {
+            continue;
+        };
+        let first = *hashes.entry(applied.index).or_insert(applied.hash);
+        if first != applied.hash {
+            return Err(format!(
+                "voters differ at {}: node {} has hash {}, another {first}",
+                applied.index, node.index, applied.hash
+            ));
+        }
+    }
+    let applied = state.applied();
+    trace.mix(applied.index.0);
+    trace.mix(u64::from(applied.hash));
+    let count = state.map().pgs.len() as u64;
+    Ok(state
+        .map()
+        .pgs
+        .iter()
+        .map(|pg| pg.epoch.0)
+        .sum::<u64>()
+        .saturating_sub(count))
+}

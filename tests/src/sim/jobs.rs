@@ -1,0 +1,496 @@
+//! What the workers of a client do: namespace operations, puts and gets.
+use super::asks::{AskError, Owner, Purpose, What};
+use super::client::{CachedName, CallKind, Client, ClientTimer, Cx};
+use super::gets::GetJob;
+use super::linear::{Mode, NAMES, NameAnswer, NameOp, dir_of};
+use super::puts::PutJob;
+use super::workload::{self, Task};
+use bytes::Bytes;
+use dfs_core::types::{FileKind, Ino, Name, OpId, PgMap, StoreId, Time};
+use dfs_core::wire::master::{MasterResponse, QueryAnswer};
+use dfs_core::wire::mutation::{NewNode, RenameMode};
+use dfs_core::wire::{ErrorClass, ErrorCode, Mutation, MutationOk, Query, ReplicaRequest, Request};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A metadata operation that is not done by then fails.
+pub(super) const META: Duration = Duration::from_secs(8);
+
+/// What a worker is at.
+pub(super) enum Job {
+    Idle,
+    /// Makes the directories of the run, one after the other.
+    MakeDirs(Option<OpId>),
+    Name(NameJob),
+    Put(Box<PutJob>),
+    Get(Box<GetJob>),
+}
+
+/// A namespace operation.
+pub(super) struct NameJob {
+    number: usize,
+    op: NameOp,
+    mutation: Option<OpId>,
+    must_work: bool,
+}
+
+pub(super) fn name_of(key: usize) -> Name {
+    Name::new(format!("n{}", key % NAMES)).expect("a plain name")
+}
+
+fn key_of(dir: usize, name: &Name) -> Option<usize> {
+    let digit = name.as_bytes().strip_prefix(b"n")?.first()?;
+    Some(dir * NAMES + usize::from(digit - b'0'))
+}
+
+impl Client {
+    pub(super) fn begin_job(&mut self, worker: usize, job: Job) -> u64 {
+        self.jobs[worker] = job;
+        self.job_numbers[worker] += 1;
+        self.job_numbers[worker]
+    }
+
+    pub(super) fn owner(&self, worker: usize, purpose: Purpose) -> Owner {
+        (worker, self.job_numbers[worker], purpose)
+    }
+
+    /// The worker has nothing to do and thinks for a while.
+    pub(super) fn end_job(&mut self, worker: usize, cx: &mut Cx<'_>) {
+        self.jobs[worker] = Job::Idle;
+        self.job_numbers[worker] += 1;
+        let pause = match (cx.oracle.is_calm, cx.oracle.must_work) {
+            (_, true) => cx.fx.ms(100, 700),
+            (true, _) => cx.fx.ms(400, 3_000),
+            _ => cx.fx.ms(5, 200),
+        };
+        self.later(pause, ClientTimer::Next(worker), cx.fx);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.iter().all(|job| matches!(job, Job::Idle))
+    }
+
+    pub(super) fn is_putting(&self, ino: Ino) -> bool {
+        self.jobs
+            .iter()
+            .any(|job| matches!(job, Job::Put(put) if put.ino == ino))
+    }
+
+    pub(super) fn next_job(&mut self, worker: usize, cx: &mut Cx<'_>) {
+        if !cx.oracle.is_busy || !matches!(self.jobs[worker], Job::Idle) {
+            return;
+        }
+        match workload::next(self, cx) {
+            Task::Name(op) => self.begin_name(worker, op, cx),
+            Task::Put(ino, shape) => self.begin_put(worker, ino, shape, cx),
+            Task::Get(ino) => self.begin_get(worker, ino, cx),
+            Task::Nothing => self.end_job(worker, cx),
+        }
+    }
+
+    /// Makes the directories that the run works in.
+    pub(super) fn make_dirs(&mut self, cx: &mut Cx<'_>) {
+        let op = self.begin_op();
+        self.begin_job(0, Job::MakeDirs(Some(op)));
+        let name = format!("d{}", cx.oracle.dirs.len());
+        let body = create(
+            Ino::ROOT,
+            Name::new(name).expect("a plain name"),
+            FileKind::Dir,
+            true,
+        );
+        let owner = self.owner(0, Purpose::Whole);
+        self.ask(owner, What::Mutate(op, body), META, cx);
+    }
+
+    fn begin_name(&mut self, worker: usize, op: NameOp, cx: &mut Cx<'_>) {
+        let number = cx.oracle.names.begin(self.index, op);
+        cx.oracle.counts.names += 1;
+        if let Some(answer) = self.cached_answer(op, cx) {
+            cx.oracle.counts.cached += 1;
+            cx.oracle.names.end(number, answer);
+            return self.end_job(worker, cx);
+        }
+        let what = match mutation(op, &cx.oracle.dirs) {
+            Some(body) => {
+                let op_id = self.begin_op();
+                self.note_own_change(op, cx, true);
+                What::Mutate(op_id, body)
+            }
+            None => What::Query {
+                body: query(op, &cx.oracle.dirs),
+                interest: true,
+            },
+        };
+        let mutation = if let What::Mutate(op_id, _) = &what {
+            Some(*op_id)
+        } else {
+            None
+        };
+        let must_work = cx.oracle.must_work;
+        self.begin_job(
+            worker,
+            Job::Name(NameJob {
+                number,
+                op,
+                mutation,
+                must_work,
+            }),
+        );
+        let owner = self.owner(worker, Purpose::Whole);
+        self.ask(owner, what, META, cx);
+    }
+
+    /// What the caches say, while they may be used.
+    fn cached_answer(&self, op: NameOp, cx: &Cx<'_>) -> Option<NameAnswer> {
+        let NameOp::Lookup { key } = op else {
+            return None;
+        };
+        let cached = self.names.get(&key)?;
+        let may = self.now(cx.fx) < self.window_until
+            && self.bound().is_some()
+            && !self.own_changes.contains_key(&cached.dir);
+        may.then_some(cached.ino.map_or(NameAnswer::NotFound, NameAnswer::Found))
+    }
+
+    /// Our own changes are not told to us: nothing of their directories is cached meanwhile.
+    fn note_own_change(&mut self, op: NameOp, cx: &mut Cx<'_>, begins: bool) {
+        self.cache_epoch += 1;
+        for key in keys_of(op) {
+            let dir = cx.oracle.dirs[dir_of(key)];
+            self.names.retain(|_, cached| cached.dir != dir);
+            let count = self.own_changes.entry(dir).or_default();
+            if begins {
+                *count += 1;
+            } else {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.own_changes.remove(&dir);
+                }
+            }
+        }
+    }
+
+    /// An ask of this worker's job is over.
+    pub(super) fn job_answered(
+        &mut self,
+        worker: usize,
+        purpose: Purpose,
+        result: Result<MasterResponse, AskError>,
+        is_cacheable: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        match std::mem::replace(&mut self.jobs[worker], Job::Idle) {
+            Job::Idle => {}
+            Job::MakeDirs(op) => self.dir_made(op, result, cx),
+            Job::Name(job) => self.name_answered(worker, job, result, is_cacheable, cx),
+            Job::Put(job) => self.put_answered(worker, job, purpose, result, cx),
+            Job::Get(job) => self.get_answered(worker, job, purpose, result, cx),
+        }
+    }
+
+    fn dir_made(
+        &mut self,
+        op: Option<OpId>,
+        result: Result<MasterResponse, AskError>,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(op) = op {
+            self.finish_op(op);
+        }
+        match result {
+            Ok(MasterResponse::Mutated(MutationOk::Entry { attr, .. })) => {
+                cx.oracle.dirs.push(attr.ino);
+                if cx.oracle.dirs.len() < super::linear::DIRS {
+                    self.make_dirs(cx);
+                }
+            }
+            other => cx
+                .fx
+                .fail(format!("the run's directories cannot be made: {other:?}")),
+        }
+    }
+
+    fn name_answered(
+        &mut self,
+        worker: usize,
+        job: NameJob,
+        result: Result<MasterResponse, AskError>,
+        is_cacheable: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        let NameJob {
+            number,
+            op,
+            mutation,
+            must_work,
+        } = job;
+        let answer = self.judge(op, mutation.is_some(), &result, must_work, cx);
+        let text = (self.index, worker);
+        cx.fx.trace.say(
+            cx.fx.now,
+            format_args!("client {text:?}: {op:?} -> {answer:?}"),
+        );
+        if let Some(op_id) = mutation {
+            self.finish_op(op_id);
+            if answer == NameAnswer::Unknown {
+                // It may still happen, and nobody would tell us: no caching there any more.
+                cx.oracle.counts.names_unknown += 1;
+            } else if op_id.client == self.session {
+                self.note_own_change(op, cx, false);
+            }
+        }
+        if let NameAnswer::Created(ino) = answer {
+            cx.oracle.created.push(ino);
+        }
+        if let (NameOp::Lookup { key }, true) = (op, is_cacheable) {
+            let dir = cx.oracle.dirs[dir_of(key)];
+            let ino = match answer {
+                NameAnswer::Found(ino) => Some(Some(ino)),
+                NameAnswer::NotFound => Some(None),
+                _ => None,
+            };
+            if let Some(ino) = ino
+                && !self.own_changes.contains_key(&dir)
+            {
+                self.names.insert(key, CachedName { dir, ino });
+            }
+        }
+        cx.oracle.names.end(number, answer);
+        self.end_job(worker, cx);
+    }
+
+    fn judge(
+        &self,
+        op: NameOp,
+        is_mutation: bool,
+        result: &Result<MasterResponse, AskError>,
+        must_work: bool,
+        cx: &mut Cx<'_>,
+    ) -> NameAnswer {
+        let error = match result {
+            Ok(MasterResponse::Mutated(ok)) => return mutated(ok),
+            Ok(MasterResponse::Answer { body, .. }) => return answered(op, body),
+            Ok(other) => {
+                cx.fx.fail(format!("{op:?} was answered with {other:?}"));
+                return NameAnswer::Never;
+            }
+            Err(error) => error,
+        };
+        let code = error.last.code;
+        if must_work && code.class() != ErrorClass::Permanent {
+            let (now, last) = (self.now(cx.fx), &error.last);
+            cx.fx.fail(format!(
+                "nothing is wrong, but {op:?} failed at {now:?}: {last}"
+            ));
+        }
+        match code {
+            _ if error.unknown => NameAnswer::Unknown,
+            ErrorCode::NotFound => NameAnswer::NotFound,
+            ErrorCode::Exists => NameAnswer::Exists,
+            ErrorCode::SessionExpired | ErrorCode::OpAborted | ErrorCode::OpTooOld => {
+                NameAnswer::Never
+            }
+            _ if code.class() != ErrorClass::Permanent || !is_mutation => NameAnswer::Never,
+            _ => {
+                cx.fx.fail(format!("{op:?} was refused: {}", error.last));
+                NameAnswer::Never
+            }
+        }
+    }
+
+    /// Sends what a machine wants of a store.
+    pub(super) fn to_store(
+        &mut self,
+        store: StoreId,
+        kind: CallKind,
+        request: ReplicaRequest,
+        payload: Bytes,
+        cx: &mut Cx<'_>,
+    ) {
+        // One whose address is not known is answered as one that does not answer.
+        let node = self.stores.get(&store).copied();
+        let Some(node) = node else {
+            let conn = dfs_core::wire::rpc::ConnId(0);
+            let id = cx.fx.id();
+            self.calls.insert(id, (conn, kind));
+            return self.later(
+                Duration::from_millis(1),
+                ClientTimer::CallTimeout(id),
+                cx.fx,
+            );
+        };
+        let conn = self.pooled(node, cx.fx);
+        let budget = (payload, Duration::from_millis(1500));
+        self.call(conn, kind, Request::Replica(request), budget, cx.fx);
+    }
+
+    /// The map, if the newest that was heard of is known.
+    pub(super) fn known_map(&self) -> Option<Arc<PgMap>> {
+        self.map
+            .clone()
+            .filter(|map| map.version >= self.map_newest)
+    }
+
+    pub(super) fn ask_map(&mut self, worker: usize, cx: &mut Cx<'_>) {
+        let owner = self.owner(worker, Purpose::Map);
+        let what = What::Query {
+            body: Query::PgMap,
+            interest: false,
+        };
+        self.ask(owner, what, META, cx);
+    }
+
+    /// Takes a map that came; the newest known in any case.
+    pub(super) fn take_map(
+        &mut self,
+        result: &Result<MasterResponse, AskError>,
+    ) -> Option<Arc<PgMap>> {
+        if let Ok(MasterResponse::Answer {
+            body: QueryAnswer::PgMap(map),
+            ..
+        }) = result
+        {
+            if self
+                .map
+                .as_ref()
+                .is_none_or(|known| known.version <= map.version)
+            {
+                self.map = Some(Arc::new(map.clone()));
+            }
+            self.map_newest = self.map_newest.min(map.version);
+        }
+        self.map.clone()
+    }
+
+    /// Sets a timer of the worker's machine; `local` is by this client's clock.
+    pub(super) fn machine_timer(
+        &mut self,
+        worker: usize,
+        number: u64,
+        local: Time,
+        cx: &mut Cx<'_>,
+    ) {
+        let job = self.job_numbers[worker];
+        let at = self
+            .clock
+            .global(local)
+            .max(cx.fx.now + Duration::from_micros(50));
+        let timer = ClientTimer::Machine(worker, job, number);
+        cx.fx.at(
+            at,
+            super::fabric::Ev::Client {
+                client: self.index,
+                timer,
+            },
+        );
+    }
+
+    pub(super) fn machine_tick(&mut self, worker: usize, job: u64, number: u64, cx: &mut Cx<'_>) {
+        if self.job_numbers[worker] != job {
+            return;
+        }
+        match &self.jobs[worker] {
+            Job::Put(put) if put.timer == number => self.put_tick(worker, cx),
+            Job::Get(get) if get.timer == number => self.get_tick(worker, cx),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn create(parent: Ino, name: Name, kind: FileKind, exclusive: bool) -> Mutation {
+    let node = NewNode {
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: Vec::new(),
+    };
+    Mutation::Create {
+        parent,
+        name,
+        node,
+        exclusive,
+    }
+}
+
+fn keys_of(op: NameOp) -> Vec<usize> {
+    match op {
+        NameOp::Create { key, .. } | NameOp::Unlink { key } | NameOp::Lookup { key } => vec![key],
+        NameOp::Rename { from, to, .. } => vec![from, to],
+        NameOp::List { .. } => Vec::new(),
+    }
+}
+
+fn mutation(op: NameOp, dirs: &[Ino]) -> Option<Mutation> {
+    let parent = |key| dirs[dir_of(key)];
+    Some(match op {
+        NameOp::Create { key, exclusive } => {
+            create(parent(key), name_of(key), FileKind::File, exclusive)
+        }
+        NameOp::Unlink { key } => Mutation::Unlink {
+            parent: parent(key),
+            name: name_of(key),
+            purge: false,
+        },
+        NameOp::Rename { from, to, mode } => Mutation::Rename {
+            from_parent: parent(from),
+            from_name: name_of(from),
+            to_parent: parent(to),
+            to_name: name_of(to),
+            mode: match mode {
+                Mode::Replace => RenameMode::Replace,
+                Mode::NoReplace => RenameMode::NoReplace,
+                Mode::Exchange => RenameMode::Exchange,
+            },
+        },
+        NameOp::Lookup { .. } | NameOp::List { .. } => return None,
+    })
+}
+
+fn query(op: NameOp, dirs: &[Ino]) -> Query {
+    match op {
+        NameOp::List { dir } => Query::ReadDir {
+            ino: dirs[dir],
+            after: 0,
+            limit: 100,
+            with_attrs: false,
+        },
+        NameOp::Create { key, .. } | NameOp::Unlink { key } | NameOp::Lookup { key } => {
+            Query::Lookup {
+                parent: dirs[dir_of(key)],
+                name: name_of(key),
+            }
+        }
+        NameOp::Rename { from, .. } => Query::Lookup {
+            parent: dirs[dir_of(from)],
+            name: name_of(from),
+        },
+    }
+}
+
+fn mutated(ok: &MutationOk) -> NameAnswer {
+    match ok {
+        MutationOk::Entry {
+            attr,
+            created: true,
+        } => NameAnswer::Created(attr.ino),
+        MutationOk::Entry {
+            attr,
+            created: false,
+        } => NameAnswer::Found(attr.ino),
+        _ => NameAnswer::Done,
+    }
+}
+
+fn answered(op: NameOp, body: &QueryAnswer) -> NameAnswer {
+    match (op, body) {
+        (NameOp::Lookup { .. }, QueryAnswer::Attr(attr)) => NameAnswer::Found(attr.ino),
+        (NameOp::List { dir }, QueryAnswer::Entries(entries, true)) => {
+            let pair = |e: &dfs_core::wire::master::DirEntry| Some((key_of(dir, &e.name)?, e.ino));
+            NameAnswer::Listed(entries.iter().filter_map(pair).collect())
+        }
+        _ => NameAnswer::Never,
+    }
+}

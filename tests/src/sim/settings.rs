@@ -1,0 +1,203 @@
+//! Who takes part, and the settings of every machine in a simulation.
+use super::network::NODES;
+use dfs_core::client::get::GetConfig;
+use dfs_core::client::put::PutConfig;
+use dfs_core::consensus::{LogConfig, LogId, RaftConfig};
+use dfs_core::master::leader::{Bootstrap, MasterConfig};
+use dfs_core::replica::ReplicaConfig;
+use dfs_core::store::StoreOptions;
+use dfs_core::types::{ClusterId, Incarnation, NodeId, QuorumSizes, RaftId, StoreId};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A fault planted in what drives the machines; the simulation must notice each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A store says that batches are durable before they are.
+    StoreAcksBeforeSync,
+    /// A voter says that log records are durable before they are.
+    VoterAcksBeforeSync,
+    /// A store says that it lets go of an old epoch as soon as it hears of the new one, and does so
+    /// two seconds later.
+    StoreFencesLate,
+    /// A store serves on when its lease has run out.
+    StoreIgnoresLease,
+    /// A client trusts a layout it knows, without asking for stamps.
+    ClientSkipsStamps,
+    /// A client tries a mutation again under another op-id.
+    ClientForgetsOpIds,
+    /// A client goes on using what it was told to drop.
+    ClientIgnoresInvalidations,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::StoreAcksBeforeSync,
+        Self::VoterAcksBeforeSync,
+        Self::StoreFencesLate,
+        Self::StoreIgnoresLease,
+        Self::ClientSkipsStamps,
+        Self::ClientForgetsOpIds,
+        Self::ClientIgnoresInvalidations,
+    ];
+}
+
+/// One run.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Decides everything.
+    pub seed: u64,
+    /// A planted fault.
+    pub bug: Option<Bug>,
+    /// Print what happens.
+    pub prints: bool,
+}
+
+impl Settings {
+    /// A run of a seed as it is; `DFS_TRACE=1` prints what happens.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let prints = std::env::var_os("DFS_TRACE").is_some();
+        Self {
+            seed,
+            bug: None,
+            prints,
+        }
+    }
+
+    /// With a planted fault.
+    #[must_use]
+    pub fn with_bug(seed: u64, bug: Bug) -> Self {
+        Self {
+            bug: Some(bug),
+            ..Self::new(seed)
+        }
+    }
+}
+
+/// What all nodes of a run know.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub seed: u64,
+    pub bug: Option<Bug>,
+    pub cluster: ClusterId,
+    pub pgs: u16,
+    /// Repair begins soon.
+    pub is_hasty: bool,
+}
+
+/// Where node `index` listens.
+pub(super) fn addr_of(index: usize) -> SocketAddr {
+    let last = u8::try_from(index + 1).expect("few nodes");
+    SocketAddr::from(([10, 0, 0, last], 7000))
+}
+
+/// The inverse of [`addr_of`].
+pub(super) fn node_at(addr: SocketAddr) -> Option<usize> {
+    (0..NODES).find(|i| addr_of(*i) == addr)
+}
+
+pub(super) fn node_id(index: usize) -> NodeId {
+    NodeId((index as u128 + 1) << 96)
+}
+
+pub(super) fn store_id(index: usize) -> StoreId {
+    StoreId((index as u128 + 1) << 96 | 0xd15c)
+}
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+impl Plan {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            seed: settings.seed,
+            bug: settings.bug,
+            cluster: ClusterId(0xdf5),
+            pgs: 8,
+            is_hasty: settings.seed % 2 == 0,
+        }
+    }
+
+    pub fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    pub fn log_id(&self, raft: RaftId) -> LogId {
+        LogId {
+            cluster: self.cluster,
+            raft,
+        }
+    }
+
+    pub fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: 16 << 10,
+            spares_max: 1,
+        }
+    }
+
+    pub fn raft_config(&self, id: RaftId) -> RaftConfig {
+        let mut config = RaftConfig::new(id);
+        config.keep_entries = 50;
+        config
+    }
+
+    pub fn master_config(&self, node: NodeId, id: RaftId, addr: SocketAddr) -> MasterConfig {
+        let mut config = MasterConfig::new(node, id, addr);
+        config.heartbeat_timeout = ms(if self.is_hasty { 1200 } else { 1500 });
+        config.session_valid = ms(if self.is_hasty { 4500 } else { 10_000 });
+        config.repair_grace = ms(if self.is_hasty { 800 } else { 2500 });
+        config.create_settle = ms(300);
+        config.voter_grace = ms(6000);
+        config.delete_grace = ms(8000);
+        config.snapshot_entries = 150;
+        config.flush_bytes = 256 << 10;
+        config
+    }
+
+    pub fn bootstrap(&self) -> Bootstrap {
+        let quorum = QuorumSizes::DEFAULT;
+        Bootstrap {
+            cluster: self.cluster,
+            quorum,
+            pgs: self.pgs,
+            voters: 3,
+        }
+    }
+
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            flush_bytes: 64 << 10,
+            segment_bytes: 16 << 10,
+            ..StoreOptions::default()
+        }
+    }
+
+    pub fn replica_config(&self, index: usize, incarnation: Incarnation) -> ReplicaConfig {
+        let (store, node) = (store_id(index), node_id(index));
+        let mut config = ReplicaConfig::new(store, node, incarnation, addr_of(index));
+        config.device = index as u64 + 1;
+        config.old_mark_age = ms(2000);
+        config.heal_delay = ms(500);
+        config.listing_rows = 5;
+        config
+    }
+
+    pub fn put_config(&self) -> PutConfig {
+        PutConfig {
+            deadline: ms(6000),
+            message_max: 64 << 10,
+            ..PutConfig::default()
+        }
+    }
+
+    pub fn get_config(&self) -> GetConfig {
+        GetConfig {
+            deadline: ms(5000),
+            ..GetConfig::default()
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! One run: setup, chaos, healing with work that must succeed, quiet, audit.
+use super::client::{Client, ClientTimer, Cx, WORKERS};
+use super::fabric::{Ev, Fabric};
+use super::faults::Nemesis;
+use super::linear::DIRS;
+use super::network::{CLIENTS, End, NODES, Net, Packet};
+use super::node::Node;
+use super::oracle::{Counts, Oracle};
+use super::settings::{Plan, Settings};
+use super::trace::Trace;
+use dfs_core::consensus::SnapshotMeta;
+use dfs_core::types::{PgPhase, RaftId, Time};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at the conditions of a phase.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The cluster is there by then.
+const SETUP_MAX: Duration = Duration::from_secs(20);
+/// From healing on: everything works after this.
+const RECOVERY: Duration = Duration::from_secs(14);
+/// And is in order after this.
+const QUIET_MAX: Duration = Duration::from_secs(60);
+/// Events of one run at most: more is a machine that goes in circles.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// Where a run stands, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Setup,
+    MakingDirs,
+    Chaos,
+    Healing,
+    /// What is begun now must succeed.
+    Working,
+    /// No new work; everything comes in order.
+    Quiet,
+    /// The files are read back.
+    Reading,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// Of everything that happened.
+    pub hash: u64,
+    /// How much was done.
+    pub counts: Counts,
+    /// Events handled.
+    pub events: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+}
+
+/// See the [module docs](self).
+pub(super) struct World {
+    pub fx: Fabric,
+    pub nodes: Vec<Node>,
+    pub oracle: Oracle,
+    pub nemesis: Nemesis,
+    plan: Arc<Plan>,
+    clients: Vec<Client>,
+    phase: Phase,
+    since: Time,
+    chaos: Duration,
+    last_leader: Option<usize>,
+    /// Why it is not quiet yet.
+    trouble: String,
+}
+
+impl World {
+    pub fn new(settings: &Settings) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed ^ 0xd5f5);
+        let net = Net::draw(&mut rng);
+        let mut fx = Fabric::new(settings.seed, net, Trace::new(settings.prints));
+        let plan = Arc::new(Plan::new(settings));
+        let nodes = (0..NODES)
+            .map(|i| Node::new(i, Arc::clone(&plan), &mut fx))
+            .collect();
+        let clients = (0..CLIENTS).map(|i| Client::new(i, &mut fx)).collect();
+        let nemesis = Nemesis::draw(&mut fx);
+        let chaos = Duration::from_millis(rng.random_range(6_000..16_000));
+        let since = fx.now;
+        Self {
+            fx,
+            nodes,
+            oracle: Oracle::default(),
+            nemesis,
+            plan,
+            clients,
+            phase: Phase::Setup,
+            since,
+            chaos,
+            last_leader: None,
+            trouble: String::new(),
+        }
+    }
+
+    pub(super) fn say(&self, what: fmt::Arguments<'_>) {
+        self.fx.trace.say(self.fx.now, what);
+    }
+
+    pub(super) fn is_chaos(&self) -> bool {
+        self.phase == Phase::Chaos
+    }
+
+    /// Runs to the end.
+    pub fn run(mut self) -> Result<Report, String> {
+        self.set_up()?;
+        loop {
+            if let Some(failure) = self.fx.failure.take() {
+                return Err(format!("{failure}; {}", self.disorder()));
+            }
+            if self.fx.events > EVENTS_MAX {
+                return Err(format!("{EVENTS_MAX} events, and no end"));
+            }
+            let Some(event) = self.fx.pop() else {
+                return Err("nothing happens any more".into());
+            };
+            if matches!(event, Ev::Phase) {
+                if self.look()? {
+                    return self.finish();
+                }
+            } else {
+                self.dispatch(event);
+            }
+        }
+    }
+
+    fn set_up(&mut self) -> Result<(), String> {
+        let first = SnapshotMeta::bootstrap([RaftId(1)]);
+        self.nodes[0].found_voter(RaftId(1), &first)?;
+        (0..NODES).for_each(|node| self.nodes[node].start(&mut self.fx));
+        for client in 0..CLIENTS {
+            self.fx.after(
+                LOOK_EVERY,
+                Ev::Client {
+                    client,
+                    timer: ClientTimer::Seek(0),
+                },
+            );
+        }
+        self.fx.after(LOOK_EVERY, Ev::Phase);
+        Ok(())
+    }
+
+    fn dispatch(&mut self, event: Ev) {
+        match event {
+            Ev::Fault(fault) => self.on_fault(fault),
+            Ev::Deliver {
+                to: End::Client(client),
+                ..
+            }
+            | Ev::Client { client, .. } => {
+                let (fx, oracle) = (&mut self.fx, &mut self.oracle);
+                let plan = &self.plan;
+                self.clients[client].handle(event, &mut Cx { fx, oracle, plan });
+            }
+            Ev::Deliver {
+                to: End::Node(node),
+                ref packet,
+                ..
+            } => {
+                let is_down = self.nodes[node].daemon.is_none();
+                // A process that is gone may still be answered for by its host.
+                if is_down && matches!(packet, Packet::Reply { .. } | Packet::Closed) {
+                    return;
+                }
+                self.nodes[node].handle(event, &mut self.fx);
+            }
+            Ev::Node { node, .. } => self.nodes[node].handle(event, &mut self.fx),
+            Ev::Phase => {}
+        }
+    }
+
+    fn with_client(&mut self, client: usize, f: impl FnOnce(&mut Client, &mut Cx<'_>)) {
+        let (fx, oracle) = (&mut self.fx, &mut self.oracle);
+        let plan = &self.plan;
+        f(&mut self.clients[client], &mut Cx { fx, oracle, plan });
+    }
+
+    /// The node that leads with the highest term.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |node: &&Node| node.daemon.as_ref().is_some_and(|d| d.leads());
+        let term = |node: &&Node| {
+            let voter = node.daemon.as_ref().and_then(|d| d.voter.as_ref());
+            voter.map_or(0, |v| v.master.raft().term().0)
+        };
+        self.nodes
+            .iter()
+            .filter(leads)
+            .max_by_key(term)
+            .map(|node| node.index)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.say(format_args!("{phase:?}"));
+        self.phase = phase;
+        self.since = self.fx.now;
+    }
+
+    /// Looks at the present phase; true at the very end.
+    fn look(&mut self) -> Result<bool, String> {
+        let elapsed = self.fx.now.since(self.since);
+        let leader = self.leader();
+        if leader.is_some() && leader != self.last_leader {
+            self.last_leader = leader;
+            self.oracle.counts.leaders += 1;
+        }
+        match self.phase {
+            Phase::Setup if self.is_set_up() => {
+                self.enter(Phase::MakingDirs);
+                self.with_client(0, |client, cx| client.make_dirs(cx));
+            }
+            Phase::Setup if elapsed > SETUP_MAX => {
+                return Err(format!(
+                    "no cluster after {SETUP_MAX:?}: {}",
+                    self.disorder()
+                ));
+            }
+            Phase::MakingDirs if self.oracle.dirs.len() == DIRS => self.begin_chaos(),
+            Phase::Chaos if elapsed > self.chaos => {
+                self.enter(Phase::Healing);
+                self.oracle.is_calm = true;
+                self.heal();
+            }
+            Phase::Healing if elapsed > RECOVERY => {
+                self.oracle.must_work = true;
+                self.enter(Phase::Working);
+            }
+            Phase::Working if elapsed > Duration::from_secs(3) => {
+                self.oracle.is_busy = false;
+                self.enter(Phase::Quiet);
+            }
+            Phase::Quiet => {
+                self.trouble = self.disorder();
+                if elapsed > QUIET_MAX {
+                    return Err(format!(
+                        "not in order {QUIET_MAX:?} after: {}",
+                        self.trouble
+                    ));
+                }
+                if self.trouble.is_empty() && self.clients.iter().all(Client::is_idle) {
+                    self.begin_reading();
+                }
+            }
+            Phase::Reading if self.clients.iter().all(Client::is_idle) => {
+                if !self.read_next() {
+                    return Ok(true);
+                }
+            }
+            _ => {}
+        }
+        self.fx.after(LOOK_EVERY, Ev::Phase);
+        Ok(false)
+    }
+
+    fn is_set_up(&self) -> bool {
+        self.disorder().is_empty() && self.clients.iter().all(|c| c.bound().is_some())
+    }
+
+    fn begin_chaos(&mut self) {
+        self.enter(Phase::Chaos);
+        self.oracle.is_busy = true;
+        for client in 0..CLIENTS {
+            for worker in 0..WORKERS {
+                let timer = ClientTimer::Next(worker);
+                let pause = self.fx.ms(0, 100);
+                self.fx.after(pause, Ev::Client { client, timer });
+            }
+        }
+        self.plan_fault();
+    }
+
+    /// What is not as it shall be at rest; empty when all is well.
+    fn disorder(&self) -> String {
+        let Some(leader) = self.leader() else {
+            return "nobody leads".into();
+        };
+        let daemon = self.nodes[leader].daemon.as_ref().expect("it leads");
+        let voter = daemon.voter.as_ref().expect("it leads");
+        let state = voter.master.state();
+        if voter.master.raft().voters().len() != 3 {
+            return format!("voters are {:?}", voter.master.raft().voters());
+        }
+        if state.stores().len() != NODES {
+            return format!("{} stores are known", state.stores().len());
+        }
+        if state.map().pgs.is_empty() {
+            return "no groups".into();
+        }
+        for (pg, group) in state.pgs() {
+            let info = &group.info;
+            let is_clean = info.phase == PgPhase::Active
+                && info.members.len() == usize::from(state.map().quorum.n)
+                && info.filling.is_empty();
+            if !is_clean {
+                return format!("group {pg:?} is {info:?}");
+            }
+        }
+        super::audit::disorder_of_stores(&self.nodes, state)
+    }
+
+    fn begin_reading(&mut self) {
+        self.enter(Phase::Reading);
+        self.oracle.to_read = self.oracle.files().collect();
+    }
+
+    /// Reads the next files back. False when all were read.
+    fn read_next(&mut self) -> bool {
+        let mut reads = false;
+        for client in 0..CLIENTS {
+            let Some(ino) = self.oracle.to_read.pop() else {
+                break;
+            };
+            reads = true;
+            self.with_client(client, |client, cx| client.begin_get(0, ino, cx));
+        }
+        reads
+    }
+
+    fn finish(mut self) -> Result<Report, String> {
+        if let Some(failure) = self.fx.failure.take() {
+            return Err(failure);
+        }
+        let leader = self.leader().ok_or("nobody leads at the end")?;
+        let epochs = super::audit::audit(&self.nodes, leader, &mut self.fx.trace)?;
+        self.oracle.counts.epochs = epochs;
+        self.oracle.check_contents()?;
+        if !self.oracle.names.check()? {
+            self.oracle.counts.undecided += 1;
+        }
+        Ok(Report {
+            hash: self.fx.trace.hash(),
+            counts: self.oracle.counts,
+            events: self.fx.events,
+            simulated: self.fx.now.since(Time(0)),
+        })
+    }
+}

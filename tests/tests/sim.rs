@@ -1,0 +1,76 @@
+//! The simulation's seeds. Repeat one with `DFS_SEED=<seed> cargo test -p dfs-tests --test sim`
+//! (`DFS_TRACE=1` prints what happens); run more with `DFS_SEEDS=<count>`.
+use dfs_tests::sim::{Bug, Counts, Settings, run};
+use std::ops::Range;
+use std::time::Instant;
+
+const SEEDS: u64 = 500;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn seeds() -> Range<u64> {
+    match number("DFS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("DFS_SEEDS").unwrap_or(SEEDS),
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_and_nothing_stale_is_read() {
+    let began = Instant::now();
+    let (mut total, mut events, mut failures) = (Counts::default(), 0, Vec::new());
+    let (mut slowest, mut simulated) = ((0, 0), 0.0);
+    for seed in seeds() {
+        let at = Instant::now();
+        match run(Settings::new(seed)) {
+            Ok(report) => {
+                total.add(&report.counts);
+                events += report.events;
+                simulated += report.simulated.as_secs_f64();
+            }
+            Err(e) => {
+                println!("{e}\n");
+                failures.push(seed);
+            }
+        }
+        slowest = slowest.max((at.elapsed().as_millis(), seed));
+    }
+    println!(
+        "{total:#?}\n{events} events, {simulated:.0} s simulated, {:?}, slowest {slowest:?}",
+        began.elapsed()
+    );
+    assert!(failures.is_empty(), "seeds failed: {failures:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..3 {
+        let hash = |seed| run(Settings::new(seed)).map(|report| report.hash);
+        assert_eq!(hash(seed), hash(seed), "seed {seed}");
+    }
+}
+
+/// The seed that catches the bug, and what was noticed. It does well without the bug.
+fn caught(bug: Bug) -> Option<(u64, String)> {
+    let found = (0..SEEDS).find_map(|seed| {
+        let error = run(Settings::with_bug(seed, bug)).err()?;
+        run(Settings::new(seed)).ok()?;
+        Some((seed, error.lines().next().unwrap_or_default().to_owned()))
+    });
+    println!("{bug:?}: {found:?}");
+    found
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let missed: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|bug| caught(*bug).is_none())
+        .collect();
+    assert!(
+        missed.is_empty(),
+        "not caught within {SEEDS} seeds: {missed:?}"
+    );
+}
