@@ -6,8 +6,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// Rounds of write, close, open, read.
+const ROUNDS: u32 = 10_000;
+
 #[test]
-fn what_one_mount_closed_the_other_opens_ten_thousand_times() {
+fn what_one_mount_closed_the_other_opens_in_every_round() {
     if !fuse_or_skip("close to open") {
         return;
     }
@@ -18,7 +21,7 @@ fn what_one_mount_closed_the_other_opens_ten_thousand_times() {
         Mount::new(&cluster, "b").unwrap(),
     );
     let begin = Instant::now();
-    for i in 0..10_000u32 {
+    for i in 0..ROUNDS {
         let (writer, reader) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
         let name = format!("f{}", i % 7);
         let len = 1 + (i as usize * 131) % 5000;
