@@ -1,4 +1,5 @@
 //! The program as a whole, without a cluster: exit codes, messages, closed pipes.
+#![allow(clippy::unwrap_used)]
 use dfs_core::net::auth::ClusterKey;
 use std::net::TcpListener;
 use std::path::Path;
