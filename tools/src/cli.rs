@@ -169,6 +169,7 @@ mod tests {
             &["purge", "--all", "--yes"],
             &["purge", "/f"],
             &["members", "--log"],
+            &["members", "3", "--log"],
             &["id", "3"],
             &["leave", "127.0.0.1:7400"],
             &["bandwidth"],

@@ -14,8 +14,7 @@ use dfs_core::wire::{NodeRequest, NodeResponse};
 #[derive(Debug, Args)]
 pub struct MembersArgs {
     /// Whose list (default: the first node that answers)
-    #[arg(long, value_name = "NODE")]
-    pub of: Option<String>,
+    pub node: Option<String>,
     /// Joins, leaves, suspicions and failures it saw, oldest first
     #[arg(long)]
     pub log: bool,
@@ -27,7 +26,7 @@ pub struct MembersArgs {
 /// No node answers.
 pub async fn run(args: &MembersArgs, tools: &mut Tools) -> anyhow::Result<()> {
     let client = tools.reader().await?;
-    let addr = match &args.of {
+    let addr = match &args.node {
         Some(node) => nodes::addr_of(tools, node).await?,
         None => nodes::any(&client).await?.tcp,
     };
