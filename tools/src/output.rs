@@ -43,6 +43,17 @@ impl Out {
         self.bytes(b"\n")
     }
 
+    /// Says that something was done; nothing where JSON is wanted.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn confirm(&mut self, text: impl AsRef<str>) -> anyhow::Result<()> {
+        match self.json {
+            true => Ok(()),
+            false => self.line(text),
+        }
+    }
+
     /// Text as it is.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ pub async fn forget(args: &ForgetArgs, tools: &mut Tools) -> anyhow::Result<()> 
         ),
         e => e.into(),
     })?;
-    tools.out.line(format!(
+    tools.out.confirm(format!(
         "node {} is being drained; it may be stopped when `dfs-tools status` shows it with 0 PGs",
         known.node
     ))

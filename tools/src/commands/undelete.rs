@@ -54,12 +54,12 @@ pub async fn run(args: &UndeleteArgs, tools: &mut Tools) -> anyhow::Result<()> {
     let back = look(&client, &path, false).await?;
     match back.filter(|a| a.kind == FileKind::Dir) {
         Some(dir) => report(children(&client, dir.ino).await?, &path, tools),
-        None => tools.out.line(format!("{path} is back")),
+        None => tools.out.confirm(format!("{path} is back")),
     }
 }
 
 fn report(count: usize, path: &ClusterPath, tools: &mut Tools) -> anyhow::Result<()> {
-    tools.out.line(format!(
+    tools.out.confirm(format!(
         "{path} is back, with {count} files that were removed from it"
     ))
 }

@@ -5,7 +5,7 @@ use crate::error::{ToolError, code_of};
 use crate::path::ClusterPath;
 use crate::progress::Progress;
 use anyhow::Context;
-use dfs_core::client::{Client, ClientError, FileLayer, OpenMode};
+use dfs_core::client::{Client, ClientError, FileLayer};
 use dfs_core::types::{FileKind, Ino, Name};
 use dfs_core::wire::ErrorCode;
 use dfs_core::wire::mutation::NewNode;
@@ -89,20 +89,14 @@ impl Uploader {
         }
     }
 
+    /// Nothing of it is seen before all of it is stored.
     async fn fill(&self, ino: Ino, mut source: Source) -> anyhow::Result<()> {
-        let mode = OpenMode {
-            truncate: true,
-            ..OpenMode::WRITE
-        };
-        let file = self.files.open(ino, mode).await?;
-        let mut at = 0;
+        let mut writer = self.files.replace(ino).await?;
         while let Some(block) = source.next().await? {
-            file.write(at, &block, false).await?;
-            at += block.len() as u64;
+            writer.write(&block).await?;
             self.progress.add(block.len() as u64);
         }
-        file.flush().await?;
-        file.release();
+        writer.finish().await?;
         Ok(())
     }
 }
