@@ -71,7 +71,7 @@ pub fn mount(
         fuse.acl = SessionACL::All;
         fuse.n_threads = Some(SESSION_THREADS);
         fuse.clone_fd = true;
-        let adapter = Adapter::new(vfs.clone(), runtime.clone());
+        let adapter = Adapter::new(vfs.clone(), runtime.clone(), options.timeout);
         let session = Session::from_fd(adapter, device, SessionACL::All, fuse)
             .context("the kernel refused the FUSE session")?;
         let notifier = session.notifier();

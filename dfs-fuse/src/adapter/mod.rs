@@ -4,11 +4,12 @@
 //! attribute, a buffered write). What must wait runs to completion on the same thread while at
 //! least two other threads are free, and otherwise on the runtime with the reply moved there, so
 //! that operations stuck on dead nodes never use up the threads. A panic in a handler answers EIO
-//! and leaves the thread alive.
+//! and leaves the thread alive. Every operation has its deadline below; should one of them fail to
+//! keep it, it is given up here with EIO, so that no program ever hangs.
 mod convert;
 mod ops;
 
-use crate::vfs::{Caller, Errno, Vfs};
+use crate::vfs::{Caller, Errno, Vfs, VfsResult};
 use dfs_core::types::Ino;
 use fuser::{INodeNo, InitFlags, KernelConfig, Notifier, Request};
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tracing::Instrument;
 
 /// Threads that read requests.
 pub const SESSION_THREADS: usize = 12;
@@ -26,26 +28,46 @@ const WRITE_MAX: u32 = 1 << 20;
 /// The kernel keeps nothing without asking again: the client library answers from its cache.
 const TTL: Duration = Duration::ZERO;
 
+/// Beyond twice the deadline, for operations of several steps.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// The filesystem as fuser sees it.
 pub struct Adapter {
     vfs: Arc<Vfs>,
     runtime: tokio::runtime::Handle,
     waiting: Arc<AtomicUsize>,
+    /// An operation that takes longer has lost its way.
+    limit: Duration,
 }
 
 impl Adapter {
-    /// Serves `vfs`; what must wait runs on `runtime`.
+    /// Serves `vfs`, whose operations keep `deadline`; what must wait runs on `runtime`.
     #[must_use]
-    pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle) -> Self {
+    pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle, deadline: Duration) -> Self {
         Self {
+            limit: deadline * 2 + GRACE,
             vfs,
             runtime,
             waiting: Arc::new(AtomicUsize::new(0)),
         }
     }
 
-    /// Runs what may wait. The future owns its reply.
-    fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+    /// Runs what may wait, for a while, and answers.
+    fn run<T>(
+        &self,
+        op: &'static str,
+        work: impl Future<Output = VfsResult<T>> + Send + 'static,
+        answer: impl FnOnce(VfsResult<T>) + Send + 'static,
+    ) {
+        let limit = self.limit;
+        let work = async move {
+            let done = tokio::time::timeout(limit, work).await;
+            answer(done.unwrap_or_else(|_| {
+                tracing::error!(target: "fuse", op, "no end after {limit:?}: given up with EIO");
+                Err(Errno(libc::EIO))
+            }));
+        }
+        .instrument(tracing::error_span!("fuse", op));
         let slot = self
             .waiting
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {

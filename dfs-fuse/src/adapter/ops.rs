@@ -79,7 +79,11 @@ impl Filesystem for Adapter {
             return entry(reply, found);
         }
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.run(async move { entry(reply, vfs.lookup(parent.0, &name).await) });
+        self.run(
+            "lookup",
+            async move { vfs.lookup(parent.0, &name).await },
+            move |r| entry(reply, r),
+        );
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -91,7 +95,11 @@ impl Filesystem for Adapter {
             return attr(reply, Ok(found));
         }
         let vfs = self.vfs.clone();
-        self.run(async move { attr(reply, vfs.getattr(ino.0).await) });
+        self.run(
+            "getattr",
+            async move { vfs.getattr(ino.0).await },
+            move |r| attr(reply, r),
+        );
     }
 
     fn setattr(
@@ -122,19 +130,22 @@ impl Filesystem for Adapter {
             mtime,
         };
         let (vfs, root) = (self.vfs.clone(), req.uid() == 0);
-        self.run(async move {
-            attr(reply, vfs.setattr(ino.0, fh.map(|h| h.0), root, set).await);
-        });
+        self.run(
+            "setattr",
+            async move { vfs.setattr(ino.0, fh.map(|h| h.0), root, set).await },
+            move |r| attr(reply, r),
+        );
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         let vfs = self.vfs.clone();
-        self.run(async move {
-            pieces(
-                reply,
-                vfs.readlink(ino.0).await.map(|t| vec![Bytes::from(t)]),
-            );
-        });
+        self.run(
+            "readlink",
+            async move { vfs.readlink(ino.0).await },
+            move |r| {
+                pieces(reply, r.map(|t| vec![Bytes::from(t)]));
+            },
+        );
     }
 
     fn mknod(
@@ -151,14 +162,15 @@ impl Filesystem for Adapter {
             return reply.error(err(Errno(libc::EINVAL)));
         };
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
-        self.run(async move {
-            let rdev = u64::from(rdev);
-            entry(
-                reply,
+        let rdev = u64::from(rdev);
+        self.run(
+            "mknod",
+            async move {
                 vfs.make(parent.0, &name, kind, mode, rdev, Vec::new(), who)
-                    .await,
-            );
-        });
+                    .await
+            },
+            move |r| entry(reply, r),
+        );
     }
 
     fn mkdir(
@@ -171,24 +183,33 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
-        self.run(async move {
-            let kind = FileKind::Dir;
-            entry(
-                reply,
+        let kind = FileKind::Dir;
+        self.run(
+            "mkdir",
+            async move {
                 vfs.make(parent.0, &name, kind, mode, 0, Vec::new(), who)
-                    .await,
-            );
-        });
+                    .await
+            },
+            move |r| entry(reply, r),
+        );
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, vfs.unlink(parent.0, &name).await) });
+        self.run(
+            "unlink",
+            async move { vfs.unlink(parent.0, &name).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, vfs.rmdir(parent.0, &name).await) });
+        self.run(
+            "rmdir",
+            async move { vfs.rmdir(parent.0, &name).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn symlink(
@@ -201,12 +222,12 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, name, who) = (self.vfs.clone(), link_name.as_bytes().to_vec(), caller(req));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.run(async move {
-            let made = vfs
-                .make(parent.0, &name, FileKind::Symlink, 0o777, 0, target, who)
-                .await;
-            entry(reply, made);
-        });
+        let kind = FileKind::Symlink;
+        self.run(
+            "symlink",
+            async move { vfs.make(parent.0, &name, kind, 0o777, 0, target, who).await },
+            move |r| entry(reply, r),
+        );
     }
 
     fn rename(
@@ -221,12 +242,11 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, flags) = (self.vfs.clone(), flags.bits());
         let (from, to) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
-        self.run(async move {
-            empty(
-                reply,
-                vfs.rename(parent.0, &from, newparent.0, &to, flags).await,
-            );
-        });
+        self.run(
+            "rename",
+            async move { vfs.rename(parent.0, &from, newparent.0, &to, flags).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn link(
@@ -238,17 +258,23 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (vfs, name) = (self.vfs.clone(), newname.as_bytes().to_vec());
-        self.run(async move { entry(reply, vfs.link(ino.0, newparent.0, &name).await) });
+        self.run(
+            "link",
+            async move { vfs.link(ino.0, newparent.0, &name).await },
+            move |r| entry(reply, r),
+        );
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let vfs = self.vfs.clone();
-        self.run(async move {
-            match vfs.open(ino.0, flags.0).await {
+        self.run(
+            "open",
+            async move { vfs.open(ino.0, flags.0).await },
+            move |r| match r {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened)),
                 Err(e) => reply.error(err(e)),
-            }
-        });
+            },
+        );
     }
 
     fn create(
@@ -262,16 +288,18 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
-        self.run(async move {
-            match vfs.create(parent.0, &name, mode, flags, who).await {
+        self.run(
+            "create",
+            async move { vfs.create(parent.0, &name, mode, flags, who).await },
+            move |r| match r {
                 Ok((attr, opened)) => {
                     let handle = FileHandle(opened.handle);
                     let flags = fopen(&opened);
                     reply.created(&TTL, &file_attr(&attr), Generation(0), handle, flags);
                 }
                 Err(e) => reply.error(err(e)),
-            }
-        });
+            },
+        );
     }
 
     fn read(
@@ -289,7 +317,11 @@ impl Filesystem for Adapter {
             return pieces(reply, Ok(parts));
         }
         let vfs = self.vfs.clone();
-        self.run(async move { pieces(reply, vfs.read(fh.0, offset, size as usize).await) });
+        self.run(
+            "read",
+            async move { vfs.read(fh.0, offset, size as usize).await },
+            move |r| pieces(reply, r),
+        );
     }
 
     fn write(
@@ -314,7 +346,11 @@ impl Filesystem for Adapter {
             return answer(reply, done);
         }
         let (vfs, data) = (self.vfs.clone(), data.to_vec());
-        self.run(async move { answer(reply, vfs.write(fh.0, offset, &data, kill).await) });
+        self.run(
+            "write",
+            async move { vfs.write(fh.0, offset, &data, kill).await },
+            move |r| answer(reply, r),
+        );
     }
 
     fn flush(
@@ -326,7 +362,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move { empty(reply, vfs.flush(fh.0).await) });
+        self.run("flush", async move { vfs.flush(fh.0).await }, move |r| {
+            empty(reply, r)
+        });
     }
 
     fn release(
@@ -346,7 +384,9 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _data: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.run(async move { empty(reply, vfs.fsync(fh.0).await) });
+        self.run("fsync", async move { vfs.fsync(fh.0).await }, move |r| {
+            empty(reply, r)
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -365,7 +405,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        let work = async move {
             let add = |e: &Listed| {
                 let kind = super::convert::file_type(e.kind);
                 reply.add(INodeNo(e.node), e.cookie, kind, OsStr::from_bytes(&e.name))
@@ -374,7 +414,10 @@ impl Filesystem for Adapter {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(err(e)),
             }
-        });
+            Ok(())
+        };
+        // Given up, the reply goes with the work, and the kernel hears EIO.
+        self.run("readdir", work, |_| ());
     }
 
     fn readdirplus(
@@ -386,7 +429,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move {
+        let work = async move {
             let add = |e: &Listed| {
                 let attr = match &e.attr {
                     Some(attr) => file_attr(attr),
@@ -399,7 +442,10 @@ impl Filesystem for Adapter {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(err(e)),
             }
-        });
+            Ok(())
+        };
+        // Given up, the reply goes with the work, and the kernel hears EIO.
+        self.run("readdirplus", work, |_| ());
     }
 
     fn releasedir(
@@ -423,8 +469,10 @@ impl Filesystem for Adapter {
         const BLOCK: u64 = 4096;
         const INODES: u64 = 1 << 32;
         let vfs = self.vfs.clone();
-        self.run(async move {
-            match vfs.statfs().await {
+        self.run(
+            "statfs",
+            async move { vfs.statfs().await },
+            move |r| match r {
                 Ok(s) => {
                     let (total, free) = (s.total_bytes / BLOCK, s.free_bytes / BLOCK);
                     let spare = INODES.saturating_sub(s.inodes);
@@ -440,8 +488,8 @@ impl Filesystem for Adapter {
                     );
                 }
                 Err(e) => reply.error(err(e)),
-            }
-        });
+            },
+        );
     }
 
     fn setxattr(
@@ -455,22 +503,38 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (vfs, name, value) = (self.vfs.clone(), name.as_bytes().to_vec(), value.to_vec());
-        self.run(async move { empty(reply, vfs.setxattr(ino.0, &name, value, flags).await) });
+        self.run(
+            "setxattr",
+            async move { vfs.setxattr(ino.0, &name, value, flags).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.run(async move { value(reply, size, vfs.getxattr(ino.0, &name).await) });
+        self.run(
+            "getxattr",
+            async move { vfs.getxattr(ino.0, &name).await },
+            move |r| value(reply, size, r),
+        );
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let vfs = self.vfs.clone();
-        self.run(async move { value(reply, size, vfs.listxattr(ino.0).await) });
+        self.run(
+            "listxattr",
+            async move { vfs.listxattr(ino.0).await },
+            move |r| value(reply, size, r),
+        );
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.run(async move { empty(reply, vfs.removexattr(ino.0, &name).await) });
+        self.run(
+            "removexattr",
+            async move { vfs.removexattr(ino.0, &name).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn fallocate(
@@ -484,12 +548,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        self.run(async move {
-            empty(
-                reply,
-                vfs.fallocate(ino.0, fh.0, offset, length, mode).await,
-            );
-        });
+        self.run(
+            "fallocate",
+            async move { vfs.fallocate(ino.0, fh.0, offset, length, mode).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn lseek(
@@ -510,12 +573,14 @@ impl Filesystem for Adapter {
             return reply.error(err(Errno(libc::ENXIO)));
         };
         let vfs = self.vfs.clone();
-        self.run(async move {
-            match vfs.seek(fh.0, offset, data).await {
+        self.run(
+            "lseek",
+            async move { vfs.seek(fh.0, offset, data).await },
+            move |r| match r {
                 Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
                 Err(e) => reply.error(err(e)),
-            }
-        });
+            },
+        );
     }
 
     fn copy_file_range(

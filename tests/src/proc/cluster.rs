@@ -1,5 +1,5 @@
 //! A cluster of daemon processes, as `dfs-tools dev` starts it.
-use super::{program, run, wait_for};
+use super::{program, run, wait_for, watchdog};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,6 +48,7 @@ impl Cluster {
             dir,
             config: config.to_owned(),
         };
+        watchdog::add_cluster(&this.dev_dir());
         this.tools(&["dev", "up", &n.to_string()])?;
         Ok(this)
     }
@@ -241,6 +242,7 @@ impl Drop for Cluster {
         if let Err(e) = self.tools(&["dev", "destroy"]) {
             eprintln!("cleaning up: {e:#}");
         }
+        watchdog::remove_cluster(&self.dev_dir());
     }
 }
 

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod load;
 pub mod mount;
 pub mod source_tree;
+mod watchdog;
 
 pub use cluster::{Cluster, NodeStatus};
 pub use mount::Mount;
@@ -20,10 +21,23 @@ use std::time::{Duration, Instant};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Taken by every scenario that starts processes.
-pub fn exclusive() -> MutexGuard<'static, ()> {
+/// Longest time a scenario may take. One that hangs must fail, not wait for whoever runs the tests.
+const SCENARIO_MAX: Duration = Duration::from_secs(420);
+
+/// What [`exclusive`] gives.
+pub struct Alone {
+    _watched: watchdog::Watched,
+    _guard: MutexGuard<'static, ()>,
+}
+
+/// Taken by every scenario that starts processes. Ends this process if the scenario hangs.
+pub fn exclusive() -> Alone {
     // A failed scenario poisons nothing: each begins from an empty directory.
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Alone {
+        _watched: watchdog::watch(SCENARIO_MAX),
+        _guard: guard,
+    }
 }
 
 /// True where FUSE mounts can be made; otherwise says so, once per test, in words that the gate

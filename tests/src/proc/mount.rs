@@ -1,5 +1,5 @@
 //! A mount by a `dfs-mount` process of its own.
-use super::{Cluster, wait_for};
+use super::{Cluster, wait_for, watchdog};
 use anyhow::{Context, bail};
 use rustix::mount::{UnmountFlags, unmount};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,7 @@ impl Mount {
             .stderr(log)
             .spawn()?;
         let mut this = Self { path, child };
+        watchdog::add_mount(this.child.id(), &this.path);
         let usable = wait_for("mount usable", Duration::from_secs(20), || {
             is_mounted(&this.path) || this.child.try_wait().is_ok_and(|s| s.is_some())
         });
@@ -115,5 +116,6 @@ impl Drop for Mount {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        watchdog::remove_mount(self.child.id(), &self.path);
     }
 }

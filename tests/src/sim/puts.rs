@@ -155,7 +155,7 @@ impl Client {
     }
 
     fn perform_put(&mut self, worker: usize, actions: Vec<PutAction>, cx: &mut Cx<'_>) {
-        let mut newer = None;
+        let (mut newer, mut lost) = (None, None);
         for action in actions {
             let number = self.job_numbers[worker];
             let Job::Put(job) = &mut self.jobs[worker] else {
@@ -207,8 +207,12 @@ impl Client {
                     let timer = job.timer;
                     self.machine_timer(worker, timer, at, cx);
                 }
+                PutAction::DropSession => lost = Some(job.op.client),
                 PutAction::Finish(result) => self.finish_put(worker, result, cx),
             }
+        }
+        if let Some(lost) = lost {
+            self.lose_session(lost, cx);
         }
         if let Some(map) = newer {
             self.feed_put(worker, PutEvent::Map(map), cx);

@@ -77,6 +77,9 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Layout, WireError>>;
     /// Registers the session's handle, with interest in attributes and content.
     fn open(&self, ino: Ino, write: bool) -> BoxFuture<'_, Result<Opened, WireError>>;
+    /// Gives this session up if it is still the current one: nothing of it is sent any more, what
+    /// is buffered under it is lost, and handles hear of it. Returns at once.
+    fn drop_session(&self, client: ClientId);
     /// The session has no handle on these any more.
     fn release(&self, inos: Vec<Ino>) -> BoxFuture<'_, ()>;
     /// A store's copy is damaged; it will be verified and repaired. Returns at once.

@@ -223,6 +223,10 @@ impl Backend for OverClient {
         })
     }
 
+    fn drop_session(&self, client: ClientId) {
+        self.client.lose_session(client);
+    }
+
     fn release(&self, inos: Vec<Ino>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Err(error) = self.client.release_rpc(inos).await {

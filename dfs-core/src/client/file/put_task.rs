@@ -147,7 +147,11 @@ impl Driver {
                     let _ = events.send(PutEvent::Map(map));
                 });
             }
-            PutAction::Commit(commit) => self.commit(commit),
+            PutAction::Commit(commit) => {
+                let within = put.commit_within(backend.now());
+                self.commit(commit, within);
+            }
+            PutAction::DropSession => backend.drop_session(self.op.client),
             PutAction::Abandon => {
                 let body = Mutation::Abandon { op: self.op };
                 tokio::spawn(async move {
@@ -167,13 +171,15 @@ impl Driver {
         }
     }
 
-    fn commit(&mut self, commit: Commit) {
+    fn commit(&mut self, commit: Commit, within: Duration) {
         let (backend, events, op) = (Arc::clone(&self.backend), self.events.clone(), self.op);
-        let (turn, within) = (self.turn.take(), self.deadline);
+        let turn = self.turn.take();
+        let until = self.backend.now() + within;
         tokio::spawn(async move {
             if let Some(turn) = turn {
                 turn().await;
             }
+            let within = until.since(backend.now());
             let result = backend
                 .mutate_as(op, Mutation::Commit(commit), within)
                 .await;

@@ -8,6 +8,7 @@ use crate::types::{ChunkNo, Epoch, LogIndex, OpId, PgMap, StoreId, Time};
 use crate::wire::{Change, Commit, ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Diagram in the [module docs](super).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl PutMachine {
         let objects = std::mem::take(&mut spec.objects);
         let (home, _) = map.of_chunk(spec.ino, ChunkNo::HOME);
         let mut put = Self {
-            expires_at: now + config.deadline,
+            expires_at: now + config.deadline * 3 / 4,
             config,
             spec,
             map,
@@ -128,14 +129,14 @@ impl PutMachine {
                 assert!(self.spec.more, "objects are added before Complete only");
                 self.add_object(object);
                 self.adopt_map(now);
-                self.expires_at = now + self.config.deadline;
+                self.expires_at = now + self.config.deadline * 3 / 4;
             }
             PutEvent::Complete { size } => {
                 self.spec.more = false;
                 if let PutChange::Replace { size: s } = &mut self.spec.change {
                     *s = size;
                 }
-                self.expires_at = now + self.config.deadline;
+                self.expires_at = now + self.config.deadline * 3 / 4;
             }
             PutEvent::Cancel if self.state == State::Preparing => {
                 self.abandon(PutError::Cancelled, out);
@@ -148,6 +149,17 @@ impl PutMachine {
         }
         self.advance(now, out);
         self.check_invariants();
+    }
+
+    /// Time that a commit sent now may take before X is disowned.
+    #[must_use]
+    pub fn commit_within(&self, now: Time) -> Duration {
+        self.expires_at.since(now).max(self.config.deadline / 8)
+    }
+
+    /// Nobody has decided X by then.
+    fn lost_at(&self) -> Time {
+        self.expires_at + self.config.deadline / 4
     }
 
     fn w(&self) -> usize {
@@ -253,7 +265,7 @@ impl PutMachine {
         }
     }
 
-    fn pause(&mut self) -> std::time::Duration {
+    fn pause(&mut self) -> Duration {
         let pause = Pause {
             min: self.config.retry_min,
             max: self.config.retry_max,
@@ -279,6 +291,12 @@ impl PutMachine {
 
     /// What follows from the state at `now`.
     fn advance(&mut self, now: Time, out: &mut Vec<PutAction>) {
+        let is_undecided = !matches!(self.state, State::Preparing | State::Done);
+        if is_undecided && now >= self.lost_at() {
+            let unknown = self.commit_unknown || self.state == State::Committing;
+            out.push(PutAction::DropSession);
+            return self.finish(Err(PutError::SessionLost { unknown }), out);
+        }
         match self.state.clone() {
             State::Preparing => self.advance_preparing(now, out),
             State::CommitAgain(at) if now >= at => {
@@ -339,9 +357,12 @@ impl PutMachine {
                 let end = (!idle).then_some(self.expires_at);
                 [retry, refresh, end].into_iter().flatten().min()
             }
-            State::CommitAgain(at) => Some(*at),
-            State::Abandoning(_, at) | State::Settling(_, at) => *at,
-            State::Committing | State::Done => None,
+            State::CommitAgain(at) => Some((*at).min(self.lost_at())),
+            State::Abandoning(_, at) | State::Settling(_, at) => {
+                Some(at.unwrap_or(self.lost_at()).min(self.lost_at()))
+            }
+            State::Committing => Some(self.lost_at()),
+            State::Done => None,
         }
     }
 

@@ -16,6 +16,8 @@
 //!         +--> Done(Err)
 //!         | decided, but a commit was left unanswered
 //!         +--> Settling: the same commit once more; its answer is X's fate --> Done(either)
+//!
+//!   any but Preparing -- nobody decided X in the last quarter of the deadline --> Done(SessionLost)
 //! ```
 //!
 //! # Steps (DESIGN.md section 4, PUT 2 to 9)
@@ -26,6 +28,8 @@
 //! 3. At W acks for every object and for the mark: [`PutAction::Commit`]. Nobody waits for the rest.
 //! 4. Refused with `WrongEpoch`: newer map, PREPARE again, same X. Any other refusal: ABANDON.
 //! 5. A lost answer is asked again with the same X for as long as the session lives.
+//! 6. No master decides X by the deadline: the session is given up, which fences X as surely, and the
+//!    caller hears that the outcome is unknown (or, if no commit was sent, that there is none).
 //!
 //! # Invariants
 //! 1. A commit names, for every object and the mark, at least W distinct members that acked under

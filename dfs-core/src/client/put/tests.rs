@@ -341,7 +341,7 @@ fn without_a_quorum_it_abandons_at_the_deadline_and_reports_only_once_that_is_de
     let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
     let sent = rig.prepares();
     rig.ack(sent[0].0, 1);
-    rig.later(Duration::from_secs(29));
+    rig.later(Duration::from_secs(22));
     assert!(!rig.abandon());
     rig.later(Duration::from_secs(1));
     assert!(rig.abandon() && rig.finished().is_none());
@@ -361,6 +361,33 @@ fn without_a_quorum_it_abandons_at_the_deadline_and_reports_only_once_that_is_de
             ..
         }))
     ));
+}
+
+/// A put whose master was gone for good asked for its fate for ever, and fsync with it.
+#[test]
+fn regression_with_no_master_to_decide_it_ends_at_the_deadline_by_giving_the_session_up() {
+    let quarter = PutConfig::default().deadline / 4;
+    for (commit_sent, unknown) in [(false, false), (true, true)] {
+        let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
+        let sent = rig.prepares();
+        rig.ack(sent[0].0, 1);
+        if commit_sent {
+            rig.ack(sent[1].0, 2);
+            assert!(rig.commit().is_some());
+            rig.later(quarter * 3);
+            rig.event(PutEvent::Committed(Err(ErrorCode::UnknownOutcome.into())));
+        } else {
+            rig.later(quarter * 3);
+        }
+        assert!(rig.abandon() && rig.finished().is_none());
+        rig.event(PutEvent::Abandoned(Err(ErrorCode::Unavailable.into())));
+        rig.later(quarter - Duration::from_secs(1));
+        assert!(rig.abandon() && rig.finished().is_none(), "still asking");
+        rig.later(Duration::from_secs(1));
+        assert!(rig.asked(|a| matches!(a, PutAction::DropSession)));
+        let lost = PutError::SessionLost { unknown };
+        assert_eq!(rig.finished(), Some(Err(lost)));
+    }
 }
 
 #[test]
@@ -385,7 +412,7 @@ fn an_unknown_commit_is_never_reported_as_failed() {
     rig.ack(sent[0].0, 1);
     rig.ack(sent[1].0, 2);
     rig.commit().expect("first try");
-    rig.later(Duration::from_secs(31));
+    rig.later(Duration::from_secs(24));
     rig.event(PutEvent::Committed(Err(ErrorCode::UnknownOutcome.into())));
     assert!(rig.abandon() && rig.finished().is_none());
     rig.event(PutEvent::Abandoned(Ok(MutationOk::Done)));

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Timing and sizes of a put.
 #[derive(Debug, Clone)]
 pub struct PutConfig {
-    /// Time from the start (or the last object added) until X is abandoned.
+    /// Time from the start (or the last object added) until the put has ended, one way or another:
+    /// three quarters of it to reach a quorum, the last one to have X decided.
     pub deadline: Duration,
     /// First pause before a member that failed is asked again; doubles per failure.
     pub retry_min: Duration,
@@ -182,7 +183,9 @@ pub enum PutAction {
         /// Absolute.
         at: crate::types::Time,
     },
-    /// X is decided. Emitted exactly once.
+    /// Nobody decides X: give the whole session up, so that nothing under it is sent any more.
+    DropSession,
+    /// X is decided, or its session was given up. Emitted exactly once.
     Finish(Result<PutDone, PutError>),
 }
 

@@ -247,6 +247,9 @@ impl Backend for FakeMount {
     fn open(&self, ino: Ino, write: bool) -> BoxFuture<'_, Result<Opened, WireError>> {
         Box::pin(self.run_open(ino, write))
     }
+    fn drop_session(&self, client: ClientId) {
+        assert_ne!(client, self.id(), "the fake master always answers");
+    }
     fn release(&self, inos: Vec<Ino>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_micros(200)).await;
