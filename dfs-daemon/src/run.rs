@@ -253,6 +253,7 @@ fn open_store(config: &Config, key: &ClusterKey) -> anyhow::Result<StoreDir> {
     let options = StoreOptions {
         reserve_permille: u64::from(config.store.reserve_percent) * 10,
         capacity_bytes: (capacity > 0).then_some(capacity),
+        cache_bytes: config.store.cache_mib.max(1) << 20,
         ..StoreOptions::default()
     };
     let fresh = StoreId(rand::random());

@@ -17,6 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What, why and what to do next.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let options = Options::parse(&cli.options)?;
+    if let (Some(nodes), None) = (cli.dev, cli.ready_fd) {
+        let dir = dev_dir(cli);
+        eprintln!(
+            "dfs-mount: embedded cluster of {nodes} nodes, kept under {}",
+            dir.display()
+        );
+    }
     if !cli.foreground && cli.ready_fd.is_none() {
         return background::start(cli.log.as_deref());
     }
@@ -50,14 +57,7 @@ fn serve(cli: &Cli, options: &Options, ready: &mut Ready) -> anyhow::Result<()> 
     let signalled = Arc::new(AtomicBool::new(false));
     runtime.block_on(async { watch_signals(signalled.clone()) })?;
     let embedded = match cli.dev {
-        Some(nodes) => {
-            let dir = cli.dev_dir.clone().unwrap_or_else(default_dev_dir);
-            eprintln!(
-                "dfs-mount: embedded cluster of {nodes} nodes under {}",
-                dir.display()
-            );
-            Some(Embedded::start(runtime.handle(), &dir, nodes)?)
-        }
+        Some(nodes) => Some(Embedded::start(runtime.handle(), &dev_dir(cli), nodes)?),
         None => None,
     };
     let config = client_config(cli, options, embedded.as_ref())?;
@@ -94,7 +94,10 @@ fn client_config(
 
 /// Where the embedded cluster keeps its state unless told: a directory of its own, since another
 /// process may run the cluster of `dfs-tools dev`.
-fn default_dev_dir() -> PathBuf {
+fn dev_dir(cli: &Cli) -> PathBuf {
+    if let Some(dir) = &cli.dev_dir {
+        return dir.clone();
+    }
     let mut name = dfs_daemon::dev::default_dir().into_os_string();
     name.push("-embedded");
     name.into()

@@ -46,16 +46,19 @@ pub struct StoreOptions {
     pub reserve_permille: u64,
     /// Space to use at most, in bytes, on a device that may be larger.
     pub capacity_bytes: Option<u64>,
+    /// Memory for pages of the tables, in bytes.
+    pub cache_bytes: usize,
 }
 
 impl Default for StoreOptions {
-    /// 16 MiB, 8 MiB, 5 %, no limit.
+    /// 16 MiB, 8 MiB, 5 %, no limit, 16 MiB.
     fn default() -> Self {
         Self {
             flush_bytes: 16 << 20,
             segment_bytes: 8 << 20,
             reserve_permille: 50,
             capacity_bytes: None,
+            cache_bytes: super::redb_kv::CACHE_BYTES_DEFAULT,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! 2. read who it belongs to, or make it a new store if it is empty;
 //! 3. open the tables, then the journal over them.
 use super::object_store::{ObjectStore, StoreOptions};
-use super::redb_kv::{CACHE_BYTES_DEFAULT, RedbBase};
+use super::redb_kv::RedbBase;
 use super::store_error::StoreError;
 use super::store_meta::StoreMeta;
 use super::store_writer::StoreWriter;
@@ -43,7 +43,7 @@ impl StoreDir {
         let lock = lock_dir(root)?;
         let disk = Arc::new(FileDisk::open(root)?);
         let (meta, is_new) = StoreMeta::open_or_create(disk.as_ref(), cluster, fresh)?;
-        let base = RedbBase::open(disk.as_ref(), "tables.redb", CACHE_BYTES_DEFAULT)?;
+        let base = RedbBase::open(disk.as_ref(), "tables.redb", options.cache_bytes)?;
         let (store, writer) = ObjectStore::open(disk, Arc::new(base), &meta, options)?;
         Ok(Self {
             meta,

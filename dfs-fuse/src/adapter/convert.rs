@@ -24,7 +24,9 @@ pub(super) fn set_time(t: TimeOrNow) -> SetTime {
     }
 }
 
-/// Floor to whole seconds, so that times before 1970 keep a positive fraction.
+/// A time as fuser gives it. Before 1970 it subtracts the fraction that the kernel meant to be
+/// added to the whole (negative) seconds; both parts come through unharmed, so they are put together
+/// again here. (`system_time_from_time` of fuser 0.18.)
 pub(super) fn timestamp(t: SystemTime) -> Timestamp {
     match t.duration_since(UNIX_EPOCH) {
         Ok(d) => Timestamp {
@@ -33,13 +35,9 @@ pub(super) fn timestamp(t: SystemTime) -> Timestamp {
         },
         Err(e) => {
             let d = e.duration();
-            let secs = -i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-            match d.subsec_nanos() {
-                0 => Timestamp { secs, nanos: 0 },
-                n => Timestamp {
-                    secs: secs - 1,
-                    nanos: 1_000_000_000 - n,
-                },
+            Timestamp {
+                secs: -i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+                nanos: d.subsec_nanos(),
             }
         }
     }

@@ -190,6 +190,10 @@ impl Backend for OverClient {
                     .seal(ino, token)
                     .await
                     .map(|()| MutationOk::Done),
+                Mutation::SetAttr { ino, .. } => {
+                    let changed = self.client.change_node(ino, body).await;
+                    changed.map(|attr| attr.map_or(MutationOk::Done, MutationOk::Attr))
+                }
                 body => self.client.mutate(body).await,
             }
             .map_err(wire)

@@ -4,7 +4,8 @@ use super::inode::State;
 use super::open_file::OpenFile;
 use crate::client::put::{PutChange, PutDone};
 use crate::types::layout::FILE_SIZE_MAX;
-use crate::types::{ChunkNo, Ino, VersionNo};
+use crate::types::{ChunkNo, Ino, SetTime, VersionNo};
+use crate::wire::{Mutation, MutationOk};
 use bytes::Bytes;
 
 impl OpenFile {
@@ -156,9 +157,7 @@ impl OpenFile {
             if state.is_dirty() {
                 self.layer.cut(&self.inode, &mut state, None, true);
             }
-            if !matches!(change, PutChange::Extend { .. }) {
-                self.touch(&mut state, false);
-            }
+            self.touch(&mut state, false);
             if let Some(size) = size {
                 state.size = size;
             }
@@ -176,12 +175,11 @@ impl OpenFile {
     pub async fn truncate(&self, size: u64) -> FileResult<()> {
         self.check_write(size, 0)?;
         if size == 0 {
+            if self.is_untouched() {
+                return self.stamp().await; // There is nothing to cut.
+            }
             let mut state = self.inode.state();
             if !state.is_shared() {
-                let untouched = state.attr.as_ref().is_some_and(|a| a.revision.0 == 0);
-                if untouched && !state.is_pending() {
-                    return Ok(()); // Never written: nothing changes.
-                }
                 let dropped = state.drop_dirty();
                 state.replace = Some(self.layer.backend.now());
                 state.size = 0;
@@ -194,6 +192,29 @@ impl OpenFile {
         self.change(PutChange::Truncate { size }, Some(size))
             .await
             .map(drop)
+    }
+
+    /// Nothing was ever written to the file.
+    fn is_untouched(&self) -> bool {
+        let state = self.inode.state();
+        let committed = state.attr.as_ref().map(|a| a.revision.0);
+        committed == Some(0) && !state.is_pending()
+    }
+
+    /// Moves the content time, and nothing else.
+    async fn stamp(&self) -> FileResult<()> {
+        let body = Mutation::SetAttr {
+            ino: self.ino(),
+            mode: None,
+            uid: None,
+            gid: None,
+            atime: None,
+            mtime: Some(SetTime::At(self.layer.backend.wall())),
+        };
+        if let MutationOk::Attr(attr) = self.layer.backend.mutate(body).await? {
+            self.inode.state().learn_attr(&attr);
+        }
+        Ok(())
     }
 
     /// Makes a hole; the size stays.

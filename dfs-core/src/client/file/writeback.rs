@@ -94,8 +94,7 @@ impl FileLayer {
             state.token = None;
             state.seals.push(token);
         }
-        let keeps_mtime = matches!(change, PutChange::Extend { .. } | PutChange::Restore { .. });
-        let mtime = state.mtime.filter(|_| !keeps_mtime);
+        let mtime = state.mtime;
         let kill_suid = std::mem::take(&mut state.kill_suid);
         let cut = Cut {
             flight,

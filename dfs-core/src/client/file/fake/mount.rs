@@ -63,6 +63,9 @@ impl FakeMount {
                     file.versions.insert(version, file.layout.clone());
                     (Ok(MutationOk::Attr(attr)), None)
                 }
+                Mutation::SetAttr { ino, .. } => {
+                    (Ok(MutationOk::Attr(master.attr(*ino))), Some(*ino))
+                }
                 _ => (Err(ErrorCode::NotSupported.into()), None),
             };
             let final_answer = match &result {
