@@ -5,6 +5,7 @@ pub mod dev;
 pub mod discover;
 pub mod driver;
 pub mod embedded;
+pub mod memory;
 pub mod router;
 pub mod run;
 mod serve;
