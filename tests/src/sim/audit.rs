@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 type State = MasterState<LazyKv>;
 
-fn daemon_of<'a>(nodes: &'a [Node], store: StoreId) -> Option<&'a Daemon> {
+fn daemon_of(nodes: &[Node], store: StoreId) -> Option<&Daemon> {
     let node = nodes.iter().find(|node| store_id(node.index) == store)?;
     node.daemon.as_deref()
 }

@@ -260,7 +260,7 @@ impl Client {
 
     pub fn handle(&mut self, event: Ev, cx: &mut Cx<'_>) {
         match event {
-            Ev::Deliver { conn, packet, .. } => self.deliver(conn, packet, cx),
+            Ev::Deliver { conn, packet, .. } => self.deliver(conn, *packet, cx),
             Ev::Client { timer, .. } => self.on_timer(timer, cx),
             _ => {}
         }

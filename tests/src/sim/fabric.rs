@@ -20,7 +20,7 @@ pub(super) enum Ev {
     Deliver {
         to: End,
         conn: ConnId,
-        packet: Packet,
+        packet: Box<Packet>,
     },
     /// A timer of a node's run, or work of it that is done.
     Node {
@@ -137,7 +137,7 @@ impl Fabric {
         } else {
             self.ms(0, 50)
         };
-        let packet = Packet::Closed;
+        let packet = Box::new(Packet::Closed);
         self.after(
             pause,
             Ev::Deliver {
@@ -176,6 +176,7 @@ impl Fabric {
     }
 
     fn send_loose(&mut self, conn: ConnId, from: End, to: End, packet: Packet) {
+        let packet = Box::new(packet);
         let event = Ev::Deliver { to, conn, packet };
         if self.net.is_cut(from, to) {
             if self.chance(0.2) {
@@ -189,6 +190,7 @@ impl Fabric {
 
     /// Nothing overtakes, and nothing is lost unless the connection is.
     fn send_ordered(&mut self, conn: ConnId, from: End, to: End, packet: Packet) {
+        let packet = Box::new(packet);
         let event = Ev::Deliver { to, conn, packet };
         if self.net.is_cut(from, to) || self.net.holds(from, to) {
             return self.net.hold(from, to, event);
@@ -215,7 +217,7 @@ impl Fabric {
         }
         for to in [a, b] {
             let pause = self.ms(10, 1_500);
-            let packet = Packet::Closed;
+            let packet = Box::new(Packet::Closed);
             self.after(pause, Ev::Deliver { to, conn, packet });
         }
     }

@@ -126,11 +126,11 @@ impl Client {
             match action {
                 GetAction::Read { token, to, request } => {
                     let kind = CallKind::Read { worker, job, token };
-                    self.to_store(to, kind, request, Bytes::new(), cx);
+                    self.send_to_store(to, kind, request, Bytes::new(), cx);
                 }
                 GetAction::Stamp { token, to, request } => {
                     let kind = CallKind::Stamp { worker, job, token };
-                    self.to_store(to, kind, request, Bytes::new(), cx);
+                    self.send_to_store(to, kind, request, Bytes::new(), cx);
                 }
                 GetAction::Resolve => {
                     let Job::Get(get) = &self.jobs[worker] else {

@@ -300,7 +300,7 @@ impl Client {
     }
 
     /// Sends what a machine wants of a store.
-    pub(super) fn to_store(
+    pub(super) fn send_to_store(
         &mut self,
         store: StoreId,
         kind: CallKind,

@@ -266,7 +266,7 @@ impl Node {
             return;
         }
         match event {
-            Ev::Deliver { conn, packet, .. } => self.deliver(conn, packet, fx),
+            Ev::Deliver { conn, packet, .. } => self.deliver(conn, *packet, fx),
             Ev::Node { run, timer, .. } if run == self.run && self.daemon.is_some() => {
                 self.on_timer(timer, fx);
             }

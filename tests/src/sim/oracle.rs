@@ -312,7 +312,7 @@ impl Oracle {
                 let put = self.puts.get(&object.0.op);
                 put.is_some_and(|p| matches!(p.fate, Fate::Unknown | Fate::Open))
             };
-            let may_differ = !is_complete && is.is_none_or(|object| by_unknown(object));
+            let may_differ = !is_complete && is.is_none_or(by_unknown);
             if is != shall && !may_differ {
                 return tell(format!("slot {slot:?} holds {is:?}, expected {shall:?}"));
             }

@@ -175,7 +175,7 @@ impl Client {
                         job: number,
                         token,
                     };
-                    self.to_store(to, kind, request, payload, cx);
+                    self.send_to_store(to, kind, request, payload, cx);
                 }
                 PutAction::Stored { .. } => {}
                 PutAction::RefreshMap { newer_than } => {
@@ -200,7 +200,7 @@ impl Client {
                     self.ask(owner, what, Duration::from_secs(3), cx);
                 }
                 PutAction::Drop { to, request } => {
-                    self.to_store(to, CallKind::Quiet, request, Bytes::new(), cx);
+                    self.send_to_store(to, CallKind::Quiet, request, Bytes::new(), cx);
                 }
                 PutAction::SetTimer { at } => {
                     job.timer += 1;

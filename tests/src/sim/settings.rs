@@ -117,7 +117,7 @@ impl Plan {
             bug: settings.bug,
             cluster: ClusterId(0xdf5),
             pgs: 8,
-            is_hasty: settings.seed % 2 == 0,
+            is_hasty: settings.seed.is_multiple_of(2),
         }
     }
 

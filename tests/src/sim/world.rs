@@ -166,7 +166,7 @@ impl World {
             } => {
                 let is_down = self.nodes[node].daemon.is_none();
                 // A process that is gone may still be answered for by its host.
-                if is_down && matches!(packet, Packet::Reply { .. } | Packet::Closed) {
+                if is_down && matches!(**packet, Packet::Reply { .. } | Packet::Closed) {
                     return;
                 }
                 self.nodes[node].handle(event, &mut self.fx);
@@ -247,8 +247,9 @@ impl World {
                     self.begin_reading();
                 }
             }
-            Phase::Reading if self.clients.iter().all(Client::is_idle) => {
-                if !self.read_next() {
+            Phase::Reading => {
+                let is_idle = self.clients.iter().all(Client::is_idle);
+                if is_idle && !self.read_next() {
                     return Ok(true);
                 }
             }
