@@ -114,6 +114,7 @@ impl Client {
             },
             change,
             mtime: Some(SetTime::Now),
+            renews: false,
             kill_suid: false,
             base: None,
             objects,
@@ -207,6 +208,7 @@ impl Client {
                     let timer = job.timer;
                     self.machine_timer(worker, timer, at, cx);
                 }
+                PutAction::RenewLease => unreachable!("this client's puts renew nothing"),
                 PutAction::DropSession => lost = Some(job.op.client),
                 PutAction::Finish(result) => self.finish_put(worker, result, cx),
             }

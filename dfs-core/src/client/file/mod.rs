@@ -7,7 +7,7 @@
 //! # Rules
 //! 1. Close-to-open: an open sees what others committed before it. The master is asked, unless the
 //!    session has the file open alone and was told of no change.
-//! 2. A flush returns when every put begun before is decided; its handle hears of errors once.
+//! 2. A flush returns when every put begun before is decided; an error stays with its handle.
 //! 3. Flights of one inode commit in the order of the writes.
 //! 4. A recalled file is committed and sealed before the recall is acknowledged.
 //! 5. With the session or the lease, what was buffered under it is dropped, and said to be.

@@ -50,6 +50,8 @@ struct Ahead {
 #[derive(Debug, Default)]
 struct Handle {
     errors_seen: u64,
+    /// The first error heard of: from then on the handle reports nothing else.
+    failed: Option<FileError>,
     ahead: Ahead,
 }
 
@@ -266,25 +268,37 @@ impl OpenFile {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let state = self.inode.state();
-        !state.is_pending() && state.errors == self.handle().errors_seen
+        let handle = self.handle();
+        !state.is_pending() && state.errors == handle.errors_seen && handle.failed.is_none()
     }
 
-    /// Commits what is buffered for the file; reports once an error of a background write that
-    /// this handle has not heard of.
+    /// Nothing written through this handle has failed in the background.
     ///
     /// # Errors
-    /// The last such error.
-    pub async fn flush(&self) -> FileResult<()> {
-        if !self.is_clean() {
-            self.layer.drain(&self.inode).await;
-        }
+    /// The first error that has; it stays for as long as the handle does, since what was written
+    /// is lost for good.
+    pub(super) fn check_failed(&self) -> FileResult<()> {
         let state = self.inode.state();
         let mut handle = self.handle();
         if state.errors > handle.errors_seen {
             handle.errors_seen = state.errors;
-            return Err(state.last_error.clone().expect("kept with the count"));
+            if handle.failed.is_none() {
+                handle.failed.clone_from(&state.last_error);
+            }
         }
-        Ok(())
+        handle.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Commits what is buffered for the file.
+    ///
+    /// # Errors
+    /// A background write failed since the handle was opened: the first such error, from then on at
+    /// every call.
+    pub async fn flush(&self) -> FileResult<()> {
+        if !self.is_clean() {
+            self.layer.drain(&self.inode).await;
+        }
+        self.check_failed()
     }
 
     /// As [`flush`](Self::flush): a committed put is durable at W stores and a majority of voters.

@@ -4,7 +4,7 @@ use crate::client::get::Piece;
 use crate::client::put::{
     PutAction, PutConfig, PutDone, PutError, PutEvent, PutMachine, PutObject, PutSpec,
 };
-use crate::types::{BLOCK_SIZE, ObjectId, PgId, StoreId, Time};
+use crate::types::{BLOCK_SIZE, LeaseSeq, ObjectId, PgId, StoreId, Time};
 use crate::wire::{Commit, ErrorCode, Mutation, ReplicaRequest, ReplicaResponse, WireError};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -14,6 +14,9 @@ use tokio::sync::{mpsc, watch};
 
 /// Waits until this put may be committed: the earlier ones of the inode are decided.
 pub(super) type Turn = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+/// Gets another write lease; `None`: there is none to be had.
+pub(super) type Renew = Box<dyn Fn() -> BoxFuture<'static, Option<LeaseSeq>> + Send>;
 
 /// What a put is told from outside while it runs.
 pub(super) enum Feed {
@@ -35,6 +38,8 @@ pub(super) struct PutTask {
     /// Changes when the session is lost.
     pub sessions: watch::Receiver<u64>,
     pub turn: Turn,
+    /// Opens the inode for writing again.
+    pub renew: Renew,
     /// More objects, for a streamed put.
     pub feed: Option<mpsc::Receiver<Feed>>,
     /// Told of objects that W members hold (their bytes are let go), for a streamed put.
@@ -49,6 +54,7 @@ impl PutTask {
             backend: Arc::clone(&self.backend),
             op: self.spec.op,
             turn: Some(self.turn),
+            renew: self.renew,
             events: events_in,
             timer: None,
             deadline: self.config.deadline,
@@ -103,6 +109,7 @@ struct Driver {
     backend: Arc<dyn Backend>,
     op: crate::types::OpId,
     turn: Option<Turn>,
+    renew: Renew,
     events: mpsc::UnboundedSender<PutEvent>,
     timer: Option<Time>,
     deadline: Duration,
@@ -152,6 +159,12 @@ impl Driver {
                 self.commit(commit, within);
             }
             PutAction::DropSession => backend.drop_session(self.op.client),
+            PutAction::RenewLease => {
+                let lease = (self.renew)();
+                tokio::spawn(async move {
+                    let _ = events.send(PutEvent::Renewed(lease.await));
+                });
+            }
             PutAction::Abandon => {
                 let body = Mutation::Abandon { op: self.op };
                 tokio::spawn(async move {

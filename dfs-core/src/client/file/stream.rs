@@ -67,6 +67,7 @@ impl FileLayer {
                 token,
                 change: PutChange::Replace { size: 0 },
                 mtime: Some(SetTime::At(self.backend.wall())),
+                renews: true,
                 kill_suid: false,
                 base: None,
                 objects: Vec::new(),
@@ -75,6 +76,7 @@ impl FileLayer {
             bytes: BTreeMap::new(),
             sessions: self.sessions.subscribe(),
             turn,
+            renew: self.renewal(&file.inode),
             feed: Some(fed),
             stored: Some(stored_in),
         };

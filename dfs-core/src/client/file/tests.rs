@@ -259,7 +259,7 @@ async fn two_appending_mounts_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_a_background_write_is_told_once_to_each_handle() {
+async fn an_error_of_a_background_write_stays_with_every_handle_that_was_open() {
     let cluster = Cluster::new();
     let a = cluster.mount(1, FileConfig::default());
     let ino = cluster.create(5);
@@ -273,15 +273,16 @@ async fn an_error_of_a_background_write_is_told_once_to_each_handle() {
     one.write(0, b"new", false).await.unwrap();
     for file in [&one, &two] {
         assert_eq!(file.flush().await.unwrap_err().code(), ErrorCode::NoSpace);
-        file.flush().await.unwrap();
+        assert_eq!(file.flush().await.unwrap_err().code(), ErrorCode::NoSpace);
     }
+    assert!(one.write(0, b"more", false).await.is_err());
     assert_eq!(read_all(&two).await, b"old", "what failed is not shown");
     assert_eq!(a.stats().dirty_bytes, 0);
     open(&a, ino, false).await.flush().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_drops_what_was_buffered_and_the_next_write_gets_a_new_one() {
+async fn a_lost_lease_drops_what_was_buffered_and_the_next_handle_gets_a_new_one() {
     let cluster = Cluster::new();
     let a = cluster.mount(1, FileConfig::default());
     let ino = cluster.create(5);
@@ -295,9 +296,11 @@ async fn a_lost_lease_drops_what_was_buffered_and_the_next_write_gets_a_new_one(
         ErrorCode::StaleLease
     );
     assert_eq!(read_all(&file).await, b"old");
-    file.write(0, b"NEW", false).await.unwrap();
-    file.flush().await.unwrap();
-    assert_eq!(read_all(&file).await, b"NEW");
+    assert!(file.write(0, b"NEW", false).await.is_err());
+    let fresh = open(&a, ino, true).await;
+    fresh.write(0, b"NEW", false).await.unwrap();
+    fresh.flush().await.unwrap();
+    assert_eq!(read_all(&fresh).await, b"NEW");
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,8 +314,10 @@ async fn a_lost_session_drops_what_was_buffered_and_says_so() {
     cluster.expire(1, 11);
     assert!(matches!(file.flush().await, Err(FileError::Dropped(_))));
     assert_eq!(read_all(&file).await, b"old");
-    file.write(0, b"NEW", false).await.unwrap();
-    file.flush().await.unwrap();
+    assert!(file.write(0, b"NEW", false).await.is_err());
+    let fresh = open(&a, ino, true).await;
+    fresh.write(0, b"NEW", false).await.unwrap();
+    fresh.flush().await.unwrap();
     assert_eq!(
         cluster.master().files[&ino].opens.keys().next().unwrap().0,
         11

@@ -9,7 +9,13 @@ use crate::wire::{Mutation, MutationOk};
 use bytes::Bytes;
 
 impl OpenFile {
+    /// Not under the inode's lock.
     fn check_write(&self, offset: u64, len: u64) -> FileResult<()> {
+        self.check_failed()?;
+        self.check_range(offset, len)
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> FileResult<()> {
         if !self.mode().write {
             return Err(FileError::WrongMode("writing"));
         }
@@ -89,7 +95,7 @@ impl OpenFile {
         let outcome = {
             let mut state = self.inode.state();
             let at = state.size;
-            self.check_write(at, data.len() as u64)?;
+            self.check_range(at, data.len() as u64)?;
             if !state.is_shared() {
                 self.buffer(&mut state, at, data, kill_suid);
                 return Ok(at);
@@ -113,9 +119,12 @@ impl OpenFile {
     /// As [`append`](Self::append), if it can be buffered at once.
     #[must_use]
     pub fn try_append(&self, data: &[u8], kill_suid: bool) -> Option<FileResult<u64>> {
+        if let Err(e) = self.check_failed() {
+            return Some(Err(e));
+        }
         let mut state = self.inode.state();
         let at = state.size;
-        if let Err(e) = self.check_write(at, data.len() as u64) {
+        if let Err(e) = self.check_range(at, data.len() as u64) {
             return Some(Err(e));
         }
         if state.is_shared() || !self.layer.budget.has_room(data.len() as u64) {

@@ -8,7 +8,7 @@ use super::error::{FileError, FileResult};
 use super::inode::{Cut, Effect, Flight, Inode, Outcome, State};
 use super::layer::FileLayer;
 use super::layout::Applied;
-use super::put_task::{PutTask, Turn, blocks_of, whole};
+use super::put_task::{PutTask, Renew, Turn, blocks_of, whole};
 use crate::client::put::{PutChange, PutDone, PutError, PutObject, PutSpec};
 use crate::types::layout::CHUNK_SIZE;
 use crate::types::{BlockSums, ChunkNo, Extent, ObjectId, OpId, PgMap, SetTime};
@@ -127,7 +127,7 @@ impl FileLayer {
     }
 
     async fn put(
-        &self,
+        self: &Arc<Self>,
         inode: &Arc<Inode>,
         cut: &Cut,
         op: OpId,
@@ -146,6 +146,8 @@ impl FileLayer {
             token: cut.token,
             change: cut.change,
             mtime: cut.mtime.map(SetTime::At),
+            // Buffered before the lease was lost, it must not overwrite what came since.
+            renews: !cut.latch,
             kill_suid: cut.kill_suid,
             base: None,
             objects,
@@ -161,10 +163,23 @@ impl FileLayer {
             bytes,
             sessions,
             turn,
+            renew: self.renewal(inode),
             feed: None,
             stored: None,
         };
         Ok(task.run().await?)
+    }
+
+    /// How a put gets another lease than the one that was refused.
+    pub(super) fn renewal(self: &Arc<Self>, inode: &Arc<Inode>) -> Renew {
+        let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
+        Box::new(move || {
+            let (layer, inode) = (Arc::clone(&layer), Arc::clone(&inode));
+            Box::pin(async move {
+                let registered = layer.register(&inode, true).await.ok()?;
+                Some(registered.lease)
+            })
+        })
     }
 
     /// A put was decided.

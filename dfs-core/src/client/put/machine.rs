@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Leases that one put asks for at most.
+const RENEWALS_MAX: u32 = 5;
+
 /// Diagram in the [module docs](super).
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -18,6 +21,8 @@ enum State {
     Committing,
     /// The commit is to be sent again at this time.
     CommitAgain(Time),
+    /// The commit was refused; another lease is asked for.
+    Renewing,
     /// X is being disowned; `Some` while waiting to ask again.
     Abandoning(PutError, Option<Time>),
     /// Disowned, but an unanswered commit may have come first; `Some` while waiting to ask again.
@@ -57,6 +62,7 @@ pub struct PutMachine {
     commit_unknown: bool,
     commit: Option<Commit>,
     tries: u32,
+    renewals: u32,
     last_error: String,
 }
 
@@ -89,6 +95,7 @@ impl PutMachine {
             commit_unknown: false,
             commit: None,
             tries: 0,
+            renewals: 0,
             last_error: String::new(),
         };
         for object in objects {
@@ -125,6 +132,7 @@ impl PutMachine {
             PutEvent::Map(map) => self.on_map(now, map),
             PutEvent::Committed(result) => self.on_committed(now, result, out),
             PutEvent::Abandoned(result) => self.on_abandoned(now, result, out),
+            PutEvent::Renewed(lease) => self.on_renewed(lease, out),
             PutEvent::Object(object) => {
                 assert!(self.spec.more, "objects are added before Complete only");
                 self.add_object(object);
@@ -299,6 +307,7 @@ impl PutMachine {
         }
         match self.state.clone() {
             State::Preparing => self.advance_preparing(now, out),
+            State::Renewing if now >= self.expires_at => self.abandon(PutError::StaleLease, out),
             State::CommitAgain(at) if now >= at => {
                 if let Some(commit) = self.commit.clone() {
                     out.push(PutAction::Commit(commit));
@@ -357,6 +366,7 @@ impl PutMachine {
                 let end = (!idle).then_some(self.expires_at);
                 [retry, refresh, end].into_iter().flatten().min()
             }
+            State::Renewing => Some(self.expires_at),
             State::CommitAgain(at) => Some((*at).min(self.lost_at())),
             State::Abandoning(_, at) | State::Settling(_, at) => {
                 Some(at.unwrap_or(self.lost_at()).min(self.lost_at()))

@@ -26,7 +26,8 @@
 //! 2. An ack counts for the epoch its message named. A newer epoch of a PG voids the acks of its
 //!    objects; members that acked before are asked again without bytes.
 //! 3. At W acks for every object and for the mark: [`PutAction::Commit`]. Nobody waits for the rest.
-//! 4. Refused with `WrongEpoch`: newer map, PREPARE again, same X. Any other refusal: ABANDON.
+//! 4. Refused with `WrongEpoch`: newer map, PREPARE again, same X. Refused with `StaleLease`: the same
+//!    commit under another lease, if [`PutSpec::renews`]. Any other refusal: ABANDON.
 //! 5. A lost answer is asked again with the same X for as long as the session lives.
 //! 6. No master decides X by the deadline: the session is given up, which fences X as surely, and the
 //!    caller hears that the outcome is unknown (or, if no commit was sent, that there is none).

@@ -73,6 +73,7 @@ fn spec(objects: Vec<PutObject>) -> PutSpec {
         },
         change: PutChange::Write,
         mtime: None,
+        renews: false,
         kill_suid: false,
         base: None,
         objects,
@@ -423,6 +424,42 @@ fn an_unknown_commit_is_never_reported_as_failed() {
     rig.commit().expect("asked for X's fate");
     rig.commit_ok();
     assert!(matches!(rig.finished(), Some(Ok(_))));
+}
+
+/// A tool's upload failed because another session was shut out while it ran.
+#[test]
+fn regression_a_write_that_is_waited_for_is_committed_under_another_lease() {
+    let mut rig = Rig::new(PutSpec {
+        renews: true,
+        ..spec(vec![object(0, b"abc")])
+    });
+    let sent = rig.prepares();
+    rig.ack(sent[0].0, 1);
+    rig.ack(sent[1].0, 2);
+    let first = rig.commit().expect("first try");
+    rig.event(PutEvent::Committed(Err(ErrorCode::StaleLease.into())));
+    assert!(rig.asked(|a| matches!(a, PutAction::RenewLease)) && rig.commit().is_none());
+    rig.event(PutEvent::Renewed(Some(LeaseSeq(8))));
+    let again = Commit {
+        lease: LeaseSeq(8),
+        ..first
+    };
+    assert_eq!(rig.commit(), Some(again));
+    rig.commit_ok();
+    assert!(matches!(rig.finished(), Some(Ok(_))));
+}
+
+#[test]
+fn what_was_buffered_is_never_committed_under_another_lease() {
+    let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
+    let sent = rig.prepares();
+    rig.ack(sent[0].0, 1);
+    rig.ack(sent[1].0, 2);
+    rig.commit().expect("first try");
+    rig.event(PutEvent::Committed(Err(ErrorCode::StaleLease.into())));
+    assert!(rig.abandon() && !rig.asked(|a| matches!(a, PutAction::RenewLease)));
+    rig.event(PutEvent::Abandoned(Ok(MutationOk::Done)));
+    assert_eq!(rig.finished(), Some(Err(PutError::StaleLease)));
 }
 
 #[test]

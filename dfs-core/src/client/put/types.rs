@@ -101,6 +101,9 @@ pub struct PutSpec {
     pub change: PutChange,
     /// New mtime.
     pub mtime: Option<SetTime>,
+    /// Whoever wrote these bytes still waits: should the lease be lost, they may be committed under
+    /// a fresh one, as a write of this moment. Never for what was buffered.
+    pub renews: bool,
     /// Clear suid and sgid.
     pub kill_suid: bool,
     /// Conditional on this revision.
@@ -126,6 +129,8 @@ pub enum PutEvent {
     Map(Arc<PgMap>),
     /// The answer to [`PutAction::Commit`].
     Committed(Result<MutationOk, WireError>),
+    /// The answer to [`PutAction::RenewLease`]; `None`: there is no other.
+    Renewed(Option<LeaseSeq>),
     /// The answer to [`PutAction::Abandon`].
     Abandoned(Result<MutationOk, WireError>),
     /// One more object (see [`PutSpec::more`]).
@@ -169,6 +174,8 @@ pub enum PutAction {
     },
     /// Commit under X; may be asked more than once, never while one is unanswered.
     Commit(Commit),
+    /// Open the inode for writing again, for another lease.
+    RenewLease,
     /// Have the master decide that X is never applied (under an op-id of its own).
     Abandon,
     /// X is decided not to be: the store may drop what it prepared. No answer wanted.

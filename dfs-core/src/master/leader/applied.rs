@@ -102,7 +102,11 @@ impl Master {
                 out.push(answer);
             }
             Pending::Control { to } => out.push(done_or(to, applied.refused)),
-            Pending::RaiseLease(asked) => self.lease_raised(asked, applied.refused, out),
+            Pending::RaiseLease(all) => {
+                for asked in all {
+                    self.lease_raised(asked, applied.refused.clone(), out);
+                }
+            }
             Pending::Task(task) => {
                 leading.busy.remove(&task);
                 if let Some(error) = applied.refused {
@@ -208,6 +212,24 @@ impl Master {
         }
     }
 
+    /// Shuts out the writers that did not answer a recall, then goes on with the open. Once for all
+    /// opens that met them: a second raise would shut out whoever was let in by the first.
+    fn fence(&mut self, asked: OpenAsked, silent: &[ClientId], out: &mut Vec<MasterAction>) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if leading.opens.downgrade(asked.ino, silent) {
+            let command = Command::RaiseLease { ino: asked.ino };
+            return self.propose(command, Pending::RaiseLease(vec![asked]));
+        }
+        let is_raise =
+            |p: &&mut Pending| matches!(p, Pending::RaiseLease(all) if all[0].ino == asked.ino);
+        match leading.pending.values_mut().find(is_raise) {
+            Some(Pending::RaiseLease(all)) => all.push(asked),
+            _ => self.lease_raised(asked, None, out),
+        }
+    }
+
     fn path_of(&self, ino: Ino) -> Option<Vec<u8>> {
         if ino == Ino::ROOT {
             return Some(b"/".to_vec());
@@ -230,12 +252,7 @@ impl Master {
             match leading.held.remove(&settled.wait) {
                 Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
                 Some(Held::Unknown(asked)) => self.check_open(asked, out),
-                Some(Held::Recalled(asked)) if settled.lapsed => {
-                    leading.opens.downgrade_others(asked.ino, asked.client);
-                    let command = Command::RaiseLease { ino: asked.ino };
-                    self.propose(command, Pending::RaiseLease(asked));
-                }
-                Some(Held::Recalled(asked)) => self.lease_raised(asked, None, out),
+                Some(Held::Recalled(asked)) => self.fence(asked, &settled.lapsed, out),
                 None => {}
             }
         }

@@ -326,7 +326,7 @@ impl Coherence {
             wait,
             Wait {
                 left,
-                lapsed: false,
+                lapsed: Vec::new(),
             },
         );
         Some(wait)
@@ -348,20 +348,20 @@ impl Coherence {
                 }
             }
         }
-        self.count_down(&outstanding.waits, false);
+        self.count_down(&outstanding.waits, None);
     }
 
-    fn count_down(&mut self, waits: &[WaitId], lapsed: bool) {
+    fn count_down(&mut self, waits: &[WaitId], lapsed: Option<ClientId>) {
         for id in waits {
             let Some(wait) = self.waits.get_mut(id) else {
                 continue;
             };
             wait.left -= 1;
-            wait.lapsed |= lapsed;
+            wait.lapsed.extend(lapsed);
             if wait.left == 0 {
                 self.settled.push(Settled {
                     wait: *id,
-                    lapsed: wait.lapsed,
+                    lapsed: std::mem::take(&mut wait.lapsed),
                 });
                 self.waits.remove(id);
             }
@@ -370,7 +370,7 @@ impl Coherence {
 
     fn settle_election(&mut self) {
         let waits = std::mem::take(&mut self.for_election);
-        self.count_down(&waits, false);
+        self.count_down(&waits, None);
     }
 
     /// A connection is gone; its session may come back on another one.
@@ -393,7 +393,7 @@ impl Coherence {
             forget(&mut self.interested, *ino, client);
         }
         for outstanding in seat.outstanding.values().filter(|o| !o.lapsed) {
-            self.count_down(&outstanding.waits, false);
+            self.count_down(&outstanding.waits, None);
         }
         if self.knows_all() {
             self.settle_election();
@@ -406,21 +406,21 @@ impl Coherence {
             self.settle_election();
         }
         let mut lapsed = Vec::new();
-        for seat in self.seats.values_mut() {
+        for (client, seat) in &mut self.seats {
             let until = seat.granted_until;
             for o in seat.outstanding.values_mut() {
                 if !o.lapsed && now >= o.recall_until.unwrap_or(until) {
                     o.lapsed = true;
-                    let is_recall = o.recall_until.is_some();
-                    lapsed.push((std::mem::take(&mut o.waits), is_recall));
+                    let recalled = o.recall_until.map(|_| *client);
+                    lapsed.push((std::mem::take(&mut o.waits), recalled));
                 }
             }
             // A recall has no second chance: the lease is raised instead.
             seat.outstanding
                 .retain(|_, o| !(o.lapsed && o.recall_until.is_some()));
         }
-        for (waits, is_recall) in lapsed {
-            self.count_down(&waits, is_recall);
+        for (waits, recalled) in lapsed {
+            self.count_down(&waits, recalled);
         }
     }
 

@@ -64,7 +64,7 @@ fn a_change_waits_for_the_ack_of_another_interested_session_only() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: false
+            lapsed: vec![]
         }]
     );
     assert_eq!(touch(&mut c, B, 4, &mut out), None, "the interest is over");
@@ -95,7 +95,7 @@ fn a_silent_session_is_waited_for_until_its_grant_has_run_out_and_not_longer() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: false
+            lapsed: vec![]
         }]
     );
 }
@@ -163,7 +163,7 @@ fn after_an_election_changes_wait_until_every_session_is_known() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: false
+            lapsed: vec![]
         }]
     );
 }
@@ -189,7 +189,13 @@ fn a_recall_that_is_not_answered_lapses() {
     c.tick(ms(2099));
     assert!(c.take_settled().is_empty());
     c.tick(ms(2100));
-    assert_eq!(c.take_settled(), vec![Settled { wait, lapsed: true }]);
+    assert_eq!(
+        c.take_settled(),
+        vec![Settled {
+            wait,
+            lapsed: vec![A]
+        }]
+    );
 }
 
 #[test]

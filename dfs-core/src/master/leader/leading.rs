@@ -24,7 +24,8 @@ pub(super) enum Pending {
     /// Answered with `Done`.
     Control { to: ReplyTo },
     /// A lease is raised because a recall was not answered.
-    RaiseLease(OpenAsked),
+    /// Never empty; all of one inode.
+    RaiseLease(Vec<OpenAsked>),
     /// Something the leader does by itself; one of each kind at a time.
     Task(Task),
 }
@@ -191,13 +192,13 @@ impl Leading {
 
 impl Pending {
     /// Whom to answer.
-    pub fn reply_to(&self) -> Option<ReplyTo> {
+    pub fn reply_to(&self) -> Vec<ReplyTo> {
         match self {
             Self::Mutate { to, .. } | Self::OpenSession { to, .. } | Self::Control { to } => {
-                Some(*to)
+                vec![*to]
             }
-            Self::RaiseLease(asked) => Some(asked.to),
-            Self::Task(_) => None,
+            Self::RaiseLease(all) => all.iter().map(|asked| asked.to).collect(),
+            Self::Task(_) => Vec::new(),
         }
     }
 }

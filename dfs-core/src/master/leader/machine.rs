@@ -265,7 +265,7 @@ impl Master {
         self.hint_is_old = true;
         let mut leading = *leading;
         for (_, pending) in std::mem::take(&mut leading.pending) {
-            if let Some(to) = pending.reply_to() {
+            for to in pending.reply_to() {
                 out.push(refusal(to, unknown_outcome()));
             }
         }
@@ -338,12 +338,13 @@ impl Master {
                 leading.busy.remove(&task);
             }
             Some(pending) => {
-                if let Pending::RaiseLease(asked) = &pending
-                    && asked.fresh
-                {
-                    leading.opens.release(asked.client, asked.ino);
+                if let Pending::RaiseLease(all) = &pending {
+                    for asked in all.iter().filter(|asked| asked.fresh) {
+                        leading.opens.release(asked.client, asked.ino);
+                    }
                 }
-                out.extend(pending.reply_to().map(|to| refusal(to, error)));
+                let refused = |to| refusal(to, error.clone());
+                out.extend(pending.reply_to().into_iter().map(refused));
             }
             None => self.voter_change_failed(token, &error),
         }

@@ -70,12 +70,15 @@ impl Opens {
         self.writers(ino).filter(|c| *c != client).collect()
     }
 
-    /// The lease was raised over the heads of the other writers: they may read on.
-    pub fn downgrade_others(&mut self, ino: Ino, client: ClientId) {
+    /// The lease is raised over the heads of these writers: they may read on. Returns false if none
+    /// of them was one any more.
+    pub fn downgrade(&mut self, ino: Ino, clients: &[ClientId]) -> bool {
+        let mut any = false;
         let of_ino = self.by_ino.get_mut(&ino).into_iter().flatten();
-        of_ino
-            .filter(|(c, _)| **c != client)
-            .for_each(|(_, write)| *write = false);
+        for (_, write) in of_ino.filter(|(c, _)| clients.contains(c)) {
+            any |= std::mem::take(write);
+        }
+        any
     }
 
     /// True if another session has `ino` open and anybody may write it.

@@ -1,5 +1,5 @@
 //! What coherence keeps of one session, of one push, of one wait.
-use crate::types::{Ino, Time};
+use crate::types::{ClientId, Ino, Time};
 use crate::wire::Push;
 use crate::wire::rpc::ConnId;
 use std::collections::BTreeMap;
@@ -10,11 +10,11 @@ use std::time::Duration;
 pub(super) struct WaitId(pub u64);
 
 /// A wait that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settled {
     pub wait: WaitId,
-    /// Somebody did not answer a recall in time.
-    pub lapsed: bool,
+    /// Who did not answer a recall in time.
+    pub lapsed: Vec<ClientId>,
 }
 
 /// Durations that coherence needs.
@@ -60,5 +60,5 @@ pub(super) struct Seat {
 #[derive(Debug)]
 pub(super) struct Wait {
     pub left: usize,
-    pub lapsed: bool,
+    pub lapsed: Vec<ClientId>,
 }

@@ -6,6 +6,7 @@ mod store;
 use crate::types::{ClientId, FileKind, Ino, Name, OpId, PgPhase, RaftId, StoreId, Term};
 use crate::wire::master::{Health, MasterRequest, MasterResponse, QueryAnswer};
 use crate::wire::mutation::{Mutation, MutationOk, NewNode};
+use crate::wire::rpc::ConnId;
 use crate::wire::{ErrorCode, Push, Query, WireError};
 use bench::{Bench, CLIENT_A, CLIENT_B};
 
@@ -199,6 +200,38 @@ fn a_writer_that_does_not_answer_loses_its_lease() {
         panic!()
     };
     assert!(lease > first);
+}
+
+/// The second raise took away the lease that the first had just given.
+#[test]
+fn regression_two_opens_that_meet_a_silent_writer_get_the_same_lease() {
+    let mut bench = one();
+    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    bench.call(CLIENT_A, open(A, ino, true)).unwrap();
+    const C: ClientId = ClientId(0xc0de);
+    let conn = ConnId(0xc0de);
+    let label = String::new();
+    bench
+        .call(conn, MasterRequest::OpenSession { client: C, label })
+        .unwrap();
+    let second = bench.send(CLIENT_B, open(B, ino, true));
+    bench.settle();
+    bench.run_for(50);
+    let third = bench.send(conn, open(C, ino, true));
+    bench.settle();
+    while let Some((to, push)) = bench.take_push() {
+        if let (CLIENT_B, Push::Recall { seq, .. }) = (to, push) {
+            bench
+                .call(CLIENT_B, MasterRequest::PushAck { client: B, seq })
+                .unwrap();
+        }
+    }
+    bench.run_until("answered", |b| b.has_reply(second) && b.has_reply(third));
+    let lease = |reply: Option<Result<MasterResponse, WireError>>| match reply {
+        Some(Ok(MasterResponse::Opened { lease, .. })) => lease,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(lease(bench.reply(second)), lease(bench.reply(third)));
 }
 
 #[test]

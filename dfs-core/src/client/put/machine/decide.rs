@@ -1,8 +1,8 @@
 //! What a put makes of the master's answers: committed, refused, unknown, disowned.
-use super::{PutMachine, State};
+use super::{PutMachine, RENEWALS_MAX, State};
 use crate::client::put::types::{PutAction, PutDone, PutError};
 use crate::client::put::unit::Unit;
-use crate::types::Time;
+use crate::types::{LeaseSeq, Time};
 use crate::wire::{ErrorClass, ErrorCode, MutationOk, ReplicaRequest, WireError};
 
 impl PutMachine {
@@ -69,6 +69,11 @@ impl PutMachine {
                     self.refresh_at = Some(now);
                 }
             }
+            ErrorCode::StaleLease if self.spec.renews && self.renewals < RENEWALS_MAX => {
+                self.renewals += 1;
+                self.state = State::Renewing;
+                out.push(PutAction::RenewLease);
+            }
             ErrorCode::StaleLease => self.abandon(PutError::StaleLease, out),
             ErrorCode::SessionExpired => {
                 let unknown = self.commit_unknown;
@@ -89,6 +94,21 @@ impl PutMachine {
                     }
                 }
             },
+        }
+    }
+
+    pub(super) fn on_renewed(&mut self, lease: Option<LeaseSeq>, out: &mut Vec<PutAction>) {
+        if self.state != State::Renewing {
+            return;
+        }
+        match (lease, self.commit.as_mut()) {
+            (Some(lease), Some(commit)) => {
+                self.spec.lease = lease;
+                commit.lease = lease;
+                out.push(PutAction::Commit(commit.clone()));
+                self.state = State::Committing;
+            }
+            _ => self.abandon(PutError::StaleLease, out),
         }
     }
 
