@@ -26,6 +26,9 @@ pub struct Cli {
     /// Begin a new cluster with this node
     #[arg(long, conflicts_with = "join")]
     pub bootstrap: bool,
+    /// With --bootstrap: no cluster was ever begun with the key that exists already
+    #[arg(long, requires = "bootstrap")]
+    pub key_unused: bool,
     /// Join a cluster through these live nodes
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
     pub join: Vec<SocketAddr>,

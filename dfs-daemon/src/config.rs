@@ -126,7 +126,7 @@ impl Default for StoreConfig {
 pub struct RepairConfig {
     /// How long a node may be down before its data is copied elsewhere, in milliseconds.
     pub grace_ms: u64,
-    /// Bytes per second a store copies for repair; 0 for no limit.
+    /// Bytes per second a store copies for repair, so that programs come first; 0 for no limit.
     pub rate_bytes: u64,
     /// How long a voter may be down before another node votes instead, in milliseconds.
     pub voter_grace_ms: u64,
@@ -142,7 +142,7 @@ impl Default for RepairConfig {
     fn default() -> Self {
         Self {
             grace_ms: 10_000,
-            rate_bytes: 0,
+            rate_bytes: 64 << 20,
             voter_grace_ms: 30_000,
             delete_grace_ms: 30_000,
             history_secs: 24 * 3600,
@@ -190,6 +190,8 @@ pub struct Config {
     pub advertise_gossip: Option<SocketAddr>,
     /// Begin a new cluster.
     pub bootstrap: bool,
+    /// The key that exists was made for this cluster, which `bootstrap` begins.
+    pub key_unused: bool,
     /// Live nodes to join through.
     pub join: Vec<SocketAddr>,
     /// File with the cluster key.
@@ -232,6 +234,7 @@ impl Config {
             advertise: cli.advertise.or(file.advertise),
             advertise_gossip: file.advertise_gossip,
             bootstrap: cli.bootstrap,
+            key_unused: cli.key_unused,
             join,
             zone: cli.zone.clone().unwrap_or(file.zone),
             cluster: file.cluster,

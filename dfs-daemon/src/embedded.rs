@@ -71,6 +71,7 @@ impl Embedded {
                 advertise: None,
                 advertise_gossip: None,
                 bootstrap,
+                key_unused: bootstrap,
                 join: if bootstrap { Vec::new() } else { others },
                 key_file: dev.key_file(),
                 zone: String::new(),

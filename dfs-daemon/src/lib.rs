@@ -1,4 +1,5 @@
 //! One node of a DFS cluster: drivers that run the machines of `dfs-core` on threads and sockets.
+mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod dev;

@@ -5,6 +5,7 @@
 //! anything is sent; 4. the TCP port; 5. membership; 6. the replica; 7. the voter, if this node is one;
 //! 8. accepting connections. Stopping goes the other way: no new requests; the voter hands its lead
 //! over; the replica finishes what waits for the disk.
+use crate::bootstrap;
 use crate::config::Config;
 use crate::driver::calls::Calls;
 use crate::driver::gossip::{self, GossipConfig, GossipHandle};
@@ -73,20 +74,22 @@ impl Daemon {
     /// What, why and what to do next; nothing is left running.
     #[allow(clippy::too_many_lines)] // One list of steps, each needing the ones before.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&config.data)
-            .with_context(|| format!("data directory {}", config.data.display()))?;
-        let key = load_key(config)?;
-        let cluster = key.cluster_id();
-        let dir = open_store(config, &key)?;
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&config.data)?);
-        let fresh = NodeId(rand::random());
-        let path = NodeIdentityFile::PATH;
-        let identity = NodeIdentityFile::open(disk.clone(), path, fresh, unix_ms())?;
-        let (node, store, is_new) = (identity.id(), dir.meta.store, dir.is_new);
-
+        // First, so that an address that is taken leaves no trace.
         let listener = tokio::net::TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} (TCP)", config.listen))?;
+        std::fs::create_dir_all(&config.data)
+            .with_context(|| format!("data directory {}", config.data.display()))?;
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&config.data)?);
+        let begins = config.bootstrap
+            && bootstrap::decide(&*disk, &config.data, &config.key_file, config.key_unused)?;
+        let key = load_key(config, begins)?;
+        let cluster = key.cluster_id();
+        let dir = open_store(config, &key)?;
+        let fresh = NodeId(rand::random());
+        let path = NodeIdentityFile::PATH;
+        let identity = NodeIdentityFile::open(disk.clone(), path, fresh, unix_ms())?;
+        let (node, store) = (identity.id(), dir.meta.store);
         let addr = config.advertise.unwrap_or(listener.local_addr()?);
         let bandwidth = Arc::new(Bandwidth::new(boottime()));
         let incarnation = identity.incarnation();
@@ -147,7 +150,7 @@ impl Daemon {
             addr,
             cluster,
             config: config.clone(),
-            bootstrap: config.bootstrap && is_new,
+            bootstrap: begins,
             disk: disk.clone(),
         };
         let master = MasterDriver::start(setup, server.clone(), calls, book.clone())?;
@@ -219,10 +222,10 @@ impl Daemon {
     }
 }
 
-fn load_key(config: &Config) -> anyhow::Result<ClusterKey> {
+fn load_key(config: &Config, begins: bool) -> anyhow::Result<ClusterKey> {
     let path = &config.key_file;
     if !path.exists() {
-        if !config.bootstrap {
+        if !begins {
             bail!(
                 "cluster key {} does not exist: copy it from a node of the cluster and name it with \
                  --key-file, or begin a new cluster with --bootstrap",

@@ -43,10 +43,18 @@ pub async fn run(args: &UndeleteArgs, tools: &mut Tools) -> anyhow::Result<()> {
         .map_err(anyhow::Error::from);
     match done {
         Err(e) if is_code(&e, ErrorCode::NotFound) => {
-            let words = format!(
-                "{path}: no such removed file; removed files are kept for a while \
-                unless purged. Names that are kept: ls DIR/.versions on a mount"
-            );
+            let why = match was_replaced(&client, &path).await? {
+                Some(dir) => format!(
+                    "the directory {dir} that is there now never had it; one that was there before \
+                     was removed: move {dir} away, then undelete again"
+                ),
+                None => {
+                    "removed files are kept for a while unless purged. Names that are kept: ls \
+                     DIR/.versions on a mount"
+                        .to_owned()
+                }
+            };
+            let words = format!("{path}: no such removed file; {why}");
             return Err(ToolError::NotFound(words).into());
         }
         done => done.map(drop).with_context(|| format!("undelete {path}"))?,
@@ -55,6 +63,21 @@ pub async fn run(args: &UndeleteArgs, tools: &mut Tools) -> anyhow::Result<()> {
     match back.filter(|a| a.kind == FileKind::Dir) {
         Some(dir) => report(children(&client, dir.ino).await?, &path, tools),
         None => tools.out.confirm(format!("{path} is back")),
+    }
+}
+
+/// The directory of `path`, if another one was removed under its name.
+async fn was_replaced(client: &Client, path: &ClusterPath) -> anyhow::Result<Option<ClusterPath>> {
+    let Some(dir) = path.parent() else {
+        return Ok(None);
+    };
+    let Ok(above) = place(client, &dir).await else {
+        return Ok(None);
+    };
+    match client.removed_dir(above.parent, &above.name).await {
+        Ok(_) => Ok(Some(dir)),
+        Err(e) if e.code() == ErrorCode::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 

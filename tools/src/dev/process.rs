@@ -79,7 +79,8 @@ impl Node<'_> {
         command.arg("--key-file").arg(self.dir.key_file());
         let formed = self.dir.root().join("formed");
         if self.index == 1 && !formed.exists() {
-            command.arg("--bootstrap");
+            // The key was made for this cluster.
+            command.args(["--bootstrap", "--key-unused"]);
         } else {
             let others = self.all.iter().filter(|a| **a != self.addr);
             let others: Vec<String> = others.map(ToString::to_string).collect();

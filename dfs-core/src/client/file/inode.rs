@@ -118,6 +118,11 @@ impl State {
             .min()
     }
 
+    /// Writes may wait here: the session has the file open for writing, and nobody else has.
+    pub fn may_buffer(&self) -> bool {
+        self.registered.is_some_and(|r| r.write && !r.shared)
+    }
+
     pub fn is_shared(&self) -> bool {
         self.registered.is_none_or(|r| r.shared)
     }

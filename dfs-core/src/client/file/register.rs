@@ -151,8 +151,9 @@ impl FileLayer {
         self.kick.notify_one();
     }
 
-    /// Takes inodes that were left long enough ago out of the table and tells the master.
-    pub(super) async fn release_idle(&self) {
+    /// Takes inodes that were left long enough ago out of the table and tells the master, which may
+    /// take as long as a deadline: nobody waits for it.
+    pub(super) fn release_idle(self: &Arc<Self>) {
         let now = self.backend.now();
         let mut inos = Vec::new();
         {
@@ -176,12 +177,15 @@ impl FileLayer {
         if inos.is_empty() {
             return;
         }
-        self.backend.release(inos.clone()).await;
-        let mut table = self.table();
-        for ino in inos {
-            table.releasing.remove(&ino);
-        }
-        drop(table);
-        self.table_changed.notify_waiters();
+        let layer = Arc::clone(self);
+        self.runtime.spawn(async move {
+            layer.backend.release(inos.clone()).await;
+            let mut table = layer.table();
+            for ino in inos {
+                table.releasing.remove(&ino);
+            }
+            drop(table);
+            layer.table_changed.notify_waiters();
+        });
     }
 }

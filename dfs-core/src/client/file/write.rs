@@ -37,13 +37,11 @@ impl OpenFile {
             return result;
         }
         let layer = &self.layer;
-        if self.inode.state().registered.is_none() {
-            layer.write_lease(&self.inode).await?;
-        }
+        layer.write_lease(&self.inode).await?;
         layer.make_room(data.len() as u64).await;
         let outcome = {
             let mut state = self.inode.state();
-            if !state.is_shared() {
+            if state.may_buffer() {
                 self.buffer(&mut state, offset, data, kill_suid);
                 return Ok(());
             }
@@ -72,7 +70,7 @@ impl OpenFile {
             return Some(Err(e));
         }
         let mut state = self.inode.state();
-        if state.is_shared() || !self.layer.budget.has_room(data.len() as u64) {
+        if !state.may_buffer() || !self.layer.budget.has_room(data.len() as u64) {
             return None;
         }
         self.buffer(&mut state, offset, data, kill_suid);
@@ -88,15 +86,13 @@ impl OpenFile {
             return result;
         }
         let layer = &self.layer;
-        if self.inode.state().registered.is_none() {
-            layer.write_lease(&self.inode).await?;
-        }
+        layer.write_lease(&self.inode).await?;
         layer.make_room(data.len() as u64).await;
         let outcome = {
             let mut state = self.inode.state();
             let at = state.size;
             self.check_range(at, data.len() as u64)?;
-            if !state.is_shared() {
+            if state.may_buffer() {
                 self.buffer(&mut state, at, data, kill_suid);
                 return Ok(at);
             }
@@ -127,7 +123,7 @@ impl OpenFile {
         if let Err(e) = self.check_range(at, data.len() as u64) {
             return Some(Err(e));
         }
-        if state.is_shared() || !self.layer.budget.has_room(data.len() as u64) {
+        if !state.may_buffer() || !self.layer.budget.has_room(data.len() as u64) {
             return None;
         }
         self.buffer(&mut state, at, data, kill_suid);
@@ -188,7 +184,7 @@ impl OpenFile {
                 return self.stamp().await; // There is nothing to cut.
             }
             let mut state = self.inode.state();
-            if !state.is_shared() {
+            if state.may_buffer() {
                 let dropped = state.drop_dirty();
                 state.replace = Some(self.layer.backend.now());
                 state.size = 0;
@@ -207,7 +203,8 @@ impl OpenFile {
     fn is_untouched(&self) -> bool {
         let state = self.inode.state();
         let committed = state.attr.as_ref().map(|a| a.revision.0);
-        committed == Some(0) && !state.is_pending()
+        // What is known is true only while nobody else may write.
+        committed == Some(0) && state.may_buffer() && !state.is_pending()
     }
 
     /// Moves the content time, and nothing else.

@@ -310,7 +310,7 @@ impl FileLayer {
                     this.cut_all(&inode);
                 }
             }
-            this.release_idle().await;
+            this.release_idle();
             let pause = if idle { SWEEP * 10 } else { SWEEP };
             let kick = Arc::clone(&this.kick);
             drop(this); // Held over the pause, it would keep the layer alive.

@@ -321,8 +321,16 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        // This node's own store is heard without a network: if not even that one is, it is this
+        // process or its disk that is slow, and nobody else is accused for their silence alone.
+        let is_deaf = self.state.stores().values().any(|row| {
+            let silent = now.since(leading.stores.heard_at(row.store));
+            row.node == self.config.node && silent > self.config.heartbeat_timeout / 2
+        });
         for row in self.state.stores().values() {
             let silent = now.since(leading.stores.heard_at(row.store));
+            let is_silent = silent > self.config.heartbeat_timeout
+                && (!is_deaf || row.node == self.config.node);
             let failed = leading
                 .stores
                 .heard
@@ -331,7 +339,7 @@ impl Master {
             let suspected = super::repair::is_down_by_gossip(&self.members, row.node);
             let is_heard = leading.stores.heard.contains_key(&row.store);
             let is_down = failed
-                || silent > self.config.heartbeat_timeout
+                || is_silent
                 || (suspected && (!is_heard || silent > self.config.heartbeat_timeout / 3));
             let known = leading.stores.down.contains_key(&row.store);
             if is_down && !known {

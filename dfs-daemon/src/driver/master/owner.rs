@@ -20,8 +20,9 @@ const TICK: Duration = Duration::from_millis(20);
 const BATCH_MAX: usize = 512;
 /// How long a leader that stops may take to hand over.
 const HANDOVER: Duration = Duration::from_millis(600);
-/// The first voter of a cluster.
-const FIRST: RaftId = RaftId(1);
+/// Raft ids of first voters are above this, by chance; the others are places in the log. So no
+/// voter of one group is ever taken for one of another.
+const FIRST: u64 = 1 << 63;
 
 pub(super) struct Owner {
     setup: MasterSetup,
@@ -69,9 +70,11 @@ impl Owner {
         let disk = self.setup.disk.clone();
         let mut id = voter::member(&*disk)?;
         if id.is_none() && self.setup.bootstrap {
-            voter::create(&disk, self.setup.cluster, FIRST, true)?;
-            id = Some(FIRST);
+            let first = RaftId(FIRST | rand::random::<u64>());
+            voter::create(&disk, self.setup.cluster, first, true)?;
+            id = Some(first);
         }
+        crate::bootstrap::done(&*disk)?;
         let Some(id) = id else { return Ok(()) };
         match self.open(id) {
             Ok(()) => Ok(()),
@@ -94,7 +97,7 @@ impl Owner {
         config.history_keep = Duration::from_secs(repair.history_secs);
         config.repair_rate = repair.rate_bytes;
         let quorum = cluster.quorum().map_err(|e| OpenError::Other(e.into()))?;
-        let bootstrap = (id == FIRST).then_some(Bootstrap {
+        let bootstrap = (id.0 >= FIRST).then_some(Bootstrap {
             cluster: setup.cluster,
             quorum,
             pgs: cluster.placement_groups,
