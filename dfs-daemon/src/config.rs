@@ -32,8 +32,11 @@ pub enum ConfigError {
         cause: String,
     },
     /// Quorum sizes that lose or hide writes.
-    #[error("cluster sizes: {0}")]
-    Quorum(#[from] QuorumError),
+    #[error(
+        "cluster.copies (N), cluster.write_quorum (W), cluster.read_quorum (R): {0}; raise the quorum \
+         that is too small, or leave all three out for 3, 2, 2"
+    )]
+    Quorum(QuorumError),
     /// A field is out of its range.
     #[error("{field} = {value}: {rule}")]
     Range {
@@ -246,7 +249,7 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        self.cluster.quorum()?;
+        self.cluster.quorum().map_err(ConfigError::Quorum)?;
         let range = |ok: bool, field, value: String, rule| {
             if ok {
                 Ok(())

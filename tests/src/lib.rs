@@ -1,3 +1,5 @@
-//! Harness and scenarios: real processes under [`proc`], the deterministic simulator under [`sim`].
+//! Harness and scenarios: real processes under [`proc`], what looks inside them or stands between
+//! them under [`inside`], the deterministic simulator under [`sim`].
+pub mod inside;
 pub mod proc;
 pub mod sim;

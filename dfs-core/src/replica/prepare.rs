@@ -126,7 +126,8 @@ impl Replica {
         objects: &[PrepareObject],
         payload: &Bytes,
     ) -> Result<(), WireError> {
-        let pieces = cut_payload(self.config.store, (op, ino), objects, payload)?;
+        let pieces = cut_payload(self.config.store, (op, ino), objects, payload)
+            .inspect_err(|error| tracing::warn!(%error, "refused"))?;
         self.check_groups(ino, mark, objects)?;
         let wait = AckWait {
             to,

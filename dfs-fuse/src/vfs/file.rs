@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dfs_core::client::{OpenFile, OpenMode};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use dfs_core::wire::mutation::NewNode;
+use std::time::Instant;
 
 /// An opened handle and how the kernel shall treat it.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +127,12 @@ impl Vfs {
     /// EIO when no copy can be verified.
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> VfsResult<Vec<Bytes>> {
         let (file, _) = self.handles.file(handle)?;
-        Ok(file.read(offset, len).await?)
+        if let Some(error) = self.late.recent(handle) {
+            return Err(error);
+        }
+        let began = Instant::now();
+        let read = file.read(offset, len).await.map_err(Errno::from);
+        read.inspect_err(|error| self.late.note(handle, began, *error))
     }
 
     /// read(2) without waiting, if everything asked for is in memory.
@@ -201,10 +207,11 @@ impl Vfs {
     }
 
     /// The last descriptor is closed and all mappings are gone.
-    pub fn release(&self, handle: u64) {
-        let Some(handle) = self.handles.remove(handle) else {
+    pub fn release(&self, id: u64) {
+        let Some(handle) = self.handles.remove(id) else {
             return;
         };
+        self.late.forget(id);
         if let Handle::File { file, .. } = &*handle {
             file.release();
         }

@@ -11,6 +11,7 @@
 pub mod dir;
 pub mod file;
 pub mod handles;
+pub mod late;
 pub mod lookup;
 pub mod namespace;
 pub mod pages;
@@ -22,6 +23,7 @@ use dfs_core::client::{Client, ClientError, FileError, FileLayer};
 use dfs_core::types::{Ino, Name, NameError};
 use dfs_core::wire::master::StatFsInfo;
 use handles::Handles;
+use late::LateReads;
 use pages::Pages;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -83,6 +85,7 @@ pub struct Vfs {
     pub(crate) files: Arc<FileLayer>,
     pub(crate) nodes: VersionNodes,
     pub(crate) handles: Handles,
+    pub(crate) late: LateReads,
     pub(crate) pages: Arc<Pages>,
     pub(crate) read_only: bool,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
@@ -102,6 +105,7 @@ impl Vfs {
             files,
             nodes: VersionNodes::default(),
             handles: Handles::default(),
+            late: LateReads::default(),
             pages,
             read_only,
             statfs: Mutex::new(None),

@@ -83,5 +83,5 @@ pub trait Backend: Send + Sync + 'static {
     /// The session has no handle on these any more.
     fn release(&self, inos: Vec<Ino>) -> BoxFuture<'_, ()>;
     /// A store's copy is damaged; it will be verified and repaired. Returns at once.
-    fn report_damage(&self, store: StoreId, object: ObjectId);
+    fn report_damage(&self, ino: Ino, store: StoreId, object: ObjectId);
 }

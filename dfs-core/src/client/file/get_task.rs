@@ -4,7 +4,7 @@ use crate::client::get::{
     GetAction, GetConfig, GetDone, GetError, GetEvent, GetMachine, GetSpec, ReadAnswer, Resolved,
 };
 use crate::client::latency::Latencies;
-use crate::types::Time;
+use crate::types::{Ino, Time};
 use crate::wire::{ErrorCode, ReplicaResponse, WireError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +34,7 @@ impl GetTask {
         let (now, map) = (self.backend.now(), self.backend.pg_map());
         let latencies = Arc::clone(&lock(&self.latencies));
         let mut driver = Driver {
+            ino: self.spec.ino,
             backend: Arc::clone(&self.backend),
             latencies: self.latencies,
             resolver: self.resolver,
@@ -66,6 +67,7 @@ fn lock(latencies: &SharedLatencies) -> std::sync::MutexGuard<'_, Arc<Latencies>
 }
 
 struct Driver {
+    ino: Ino,
     backend: Arc<dyn Backend>,
     latencies: SharedLatencies,
     resolver: Resolver,
@@ -133,7 +135,7 @@ impl Driver {
                     let _ = events.send(GetEvent::Map(map));
                 });
             }
-            GetAction::Report { store, object } => backend.report_damage(store, object),
+            GetAction::Report { store, object } => backend.report_damage(self.ino, store, object),
             GetAction::Observe { store, bytes, took } => {
                 let mut shared = lock(&self.latencies);
                 let latencies = Arc::make_mut(&mut shared);

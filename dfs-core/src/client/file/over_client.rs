@@ -9,6 +9,7 @@ use crate::types::{
     Timestamp, VersionNo,
 };
 use crate::wire::master::{Layout, Touched};
+use crate::wire::replica::CheckState;
 use crate::wire::{ErrorCode, Mutation, MutationOk, ReplicaRequest, ReplicaResponse, WireError};
 use bytes::Bytes;
 use std::sync::{Arc, Weak};
@@ -239,7 +240,7 @@ impl Backend for OverClient {
         })
     }
 
-    fn report_damage(&self, store: StoreId, object: ObjectId) {
+    fn report_damage(&self, ino: Ino, store: StoreId, object: ObjectId) {
         let client = Arc::clone(&self.client);
         tokio::spawn(async move {
             let deadline = crate::net::conn::deadline_in(CHECK);
@@ -249,7 +250,16 @@ impl Backend for OverClient {
             let checked = client
                 .replica_call(store, request, Vec::new(), deadline)
                 .await;
-            tracing::warn!(%store, %object, answer = ?checked.map(|c| c.0), "a copy is damaged");
+            // Verified by the store itself a moment later: its disk, or the way here?
+            let place = match checked.map(|c| c.0) {
+                Ok(ReplicaResponse::Checked(found)) => match found.first() {
+                    Some(CheckState::Good(_)) => "in transit",
+                    Some(CheckState::Damaged) => "on its disk",
+                    Some(CheckState::Missing) | None => "unknown: the copy is gone",
+                },
+                Ok(_) | Err(_) => "unknown: the store does not answer",
+            };
+            tracing::warn!(%ino, %object, hop = format_args!("store {store} -> client"), place, "bytes damaged, not used");
         });
     }
 }

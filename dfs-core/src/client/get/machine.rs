@@ -1,7 +1,9 @@
 //! The state machine of one get.
 mod answers;
 mod ask;
+mod reach;
 
+use self::reach::Reach;
 use super::fetch::{Fetch, Standing};
 use super::freshness::Freshness;
 use super::types::{GetAction, GetConfig, GetDone, GetError, GetEvent, GetSpec, Piece};
@@ -54,6 +56,7 @@ pub struct GetMachine {
     resolved: bool,
     refreshing: bool,
     last_error: String,
+    reach: Reach,
     done: bool,
 }
 
@@ -91,6 +94,7 @@ impl GetMachine {
             resolved: false,
             refreshing: false,
             last_error: String::new(),
+            reach: Reach::default(),
             done: false,
         };
         let pieces = std::mem::take(&mut get.spec.pieces);
@@ -213,16 +217,18 @@ impl GetMachine {
     fn advance(&mut self, now: Time, out: &mut Vec<GetAction>) {
         self.advance_fetches(now, out);
         self.advance_currency(now, out);
+        self.advance_reach(now, out);
         if self.done {
             return;
         }
         let proven = matches!(self.currency, Currency::Proven);
-        if proven && self.fetches.values().all(|f| f.bytes.is_some()) {
+        let fetched = self.fetches.values().all(|f| f.bytes.is_some());
+        if proven && fetched && self.is_reached() {
             let done = self.collect();
             return self.finish(Ok(done), out);
         }
         if now >= self.expires_at {
-            let last = self.last_error.clone();
+            let last = self.why_late();
             return self.finish(Err(GetError::Unavailable { last }), out);
         }
         out.push(GetAction::SetTimer {
@@ -316,7 +322,7 @@ impl GetMachine {
             Currency::Resolving(at) => *at,
             Currency::Proven => None,
         };
-        [fetch, currency]
+        [fetch, currency, self.reach.again_at]
             .into_iter()
             .flatten()
             .min()

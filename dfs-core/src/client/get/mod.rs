@@ -14,6 +14,8 @@
 //! 3. Dirty, unknown, newer, other op, too few stamps, stamps all older, or a layout of no put at
 //!    all (stores say the same of an inode that is gone): RESOLVE. Its answer is
 //!    linearizable, so no further stamps are read.
+//!    R members must have answered nevertheless (a refusal is an answer): with fewer left the file is
+//!    out of quorum, and the get fails at its deadline.
 //! 4. No answer within p95 (at least [`GetConfig::hedge_min`]), an error, or bytes that fail
 //!    verification: the next member; bad bytes are reported for repair. All members lack it:
 //!    RESOLVE, at most [`GetConfig::resolves_max`] times.

@@ -242,9 +242,10 @@ fn marks_that_the_layout_proves_decided_do_not_count_as_dirty() {
 #[test]
 fn after_a_resolve_the_newer_revision_is_read_and_same_objects_are_kept() {
     let mut rig = Rig::new(true);
-    let reads = rig.reads();
+    let (reads, bare) = (rig.reads(), rig.stamps());
     rig.answer(reads[0].0, Some(Ok(Stamp::Unknown)));
     assert!(rig.resolves());
+    rig.stamp(bare[0].0, clean(4, X));
     let more = content(40);
     let (first, second) = (piece(0, &rig.bytes), piece(1, &more));
     rig.resolved(7, vec![second, first]);
@@ -480,4 +481,41 @@ fn regression_a_layout_of_no_put_is_never_proved_by_stamps() {
     );
     assert!(out.contains(&GetAction::Resolve), "{out:?}");
     assert!(!out.iter().any(|a| matches!(a, GetAction::Finish(_))));
+}
+
+#[test]
+fn regression_with_fewer_than_r_members_left_a_get_fails_although_the_master_answers() {
+    let mut rig = Rig::new(true);
+    let bytes = rig.bytes.clone();
+    let mut resolved = false;
+    for _ in 0..400 {
+        for (token, store, _) in rig.reads() {
+            match store {
+                1 => rig.answer(token, Some(Ok(clean(4, X)))),
+                _ => rig.fail(token, ErrorCode::Unavailable),
+            }
+        }
+        for (token, store, _) in rig.stamps() {
+            match store {
+                1 => rig.stamp(token, clean(4, X)),
+                _ => rig.event(GetEvent::Stamp {
+                    token,
+                    result: Err(ErrorCode::Unavailable.into()),
+                }),
+            }
+        }
+        if rig.resolves() {
+            resolved = true;
+            rig.resolved(4, vec![piece(0, &bytes)]);
+        }
+        if let Some(done) = rig.finished() {
+            let Err(GetError::Unavailable { last }) = done else {
+                panic!("{done:?}");
+            };
+            assert!(resolved && last.contains("needs answers of R=2"), "{last}");
+            return;
+        }
+        rig.later(100);
+    }
+    panic!("no end");
 }

@@ -264,5 +264,5 @@ impl Backend for FakeMount {
             }
         })
     }
-    fn report_damage(&self, _store: StoreId, _object: ObjectId) {}
+    fn report_damage(&self, _ino: Ino, _store: StoreId, _object: ObjectId) {}
 }

@@ -97,6 +97,7 @@ impl GetMachine {
         stamp: Result<Stamp, WireError>,
         out: &mut Vec<GetAction>,
     ) {
+        self.note_reached(from, stamp.as_ref().err());
         let Currency::Stamps(fresh) = &mut self.currency else {
             return;
         };
