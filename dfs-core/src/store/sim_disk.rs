@@ -212,6 +212,11 @@ impl SimDisk {
         self.lock().fail_next_sync = true;
     }
 
+    /// Takes back a [`fail_next_sync`](Self::fail_next_sync) that has hit nothing yet.
+    pub fn spare_next_sync(&self) {
+        self.lock().fail_next_sync = false;
+    }
+
     /// Lets `syncs` more syncs succeed and fails all later ones until the next crash: power goes
     /// at that point of whatever is under way.
     pub fn fail_syncs_after(&self, syncs: u32) {

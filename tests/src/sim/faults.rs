@@ -291,6 +291,7 @@ impl World {
         self.fx.release_held();
         for node in 0..NODES {
             self.nodes[node].disk_slow = 1;
+            self.nodes[node].disk.spare_next_sync();
             self.nodes[node].resume(&mut self.fx);
             self.on_fault(Fault::Replace(node));
             self.start_node(node);
