@@ -65,6 +65,11 @@ impl LayoutCache {
         }
     }
 
+    /// Extents of a chunk; 0 if it is not known.
+    pub fn extents(&self, chunk: ChunkNo) -> usize {
+        self.chunks.get(&chunk).map_or(0, Vec::len)
+    }
+
     /// The first chunk within `from..to` (and the file) that is not known.
     pub fn unknown(&self, from: u64, to: u64) -> Option<ChunkNo> {
         let to = to.min(self.size);

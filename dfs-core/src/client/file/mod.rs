@@ -28,6 +28,7 @@ mod put_task;
 mod read;
 mod register;
 mod stream;
+mod widen;
 mod write;
 mod writeback;
 

@@ -113,7 +113,8 @@ impl FileLayer {
         outcome
     }
 
-    async fn fly(self: Arc<Self>, inode: Arc<Inode>, cut: Cut, op: Box<dyn OpHandle>) {
+    async fn fly(self: Arc<Self>, inode: Arc<Inode>, mut cut: Cut, op: Box<dyn OpHandle>) {
+        self.widen(&inode, &mut cut).await;
         let (objects, bytes) = objects_of(&cut.ranges);
         let applied = match self.pg_map().await {
             Ok(map) => applied(&map, &inode, op.op(), &cut, &objects),
