@@ -42,6 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 pub(super) struct Known {
     /// A refusal named this leader; tried first, once.
     pub(super) hint: Option<SocketAddr>,
+    /// The leader that contact was lost with: its own word that it leads is heard last.
+    lost: Option<SocketAddr>,
     voters: Vec<SocketAddr>,
     members: Vec<SocketAddr>,
     /// Why there is no leader, for people.
@@ -92,6 +94,7 @@ impl Client {
                     }
                     conn.close();
                     if let Some(client) = this.upgrade() {
+                        client.known().lost = Some(conn.peer());
                         client.contact.send_replace(None);
                     }
                 }
@@ -146,8 +149,12 @@ impl Client {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut error = WireError::new(ErrorCode::Unavailable, "no node knows a leader");
         let mut probes = self.start_probes();
-        let hint = self.known().hint.take();
+        let (hint, lost) = {
+            let mut known = self.known();
+            (known.hint.take(), known.lost)
+        };
         let mut next = hint;
+        let mut last_resort = None;
         loop {
             if let Some(addr) = next.filter(|a| !tried.contains(a)) {
                 tried.push(addr);
@@ -164,15 +171,26 @@ impl Client {
                 continue;
             }
             match probes.join_next().await {
-                None => return Err(error),
-                Some(Ok(Ok(hint))) => next = self.note_hint(hint),
-                Some(Ok(Err(e))) if tried.is_empty() => error = e,
+                None => match last_resort.take() {
+                    Some(addr) => next = Some(addr),
+                    None => return Err(error),
+                },
+                Some(Ok((from, Ok(hint)))) => {
+                    let leader = self.note_hint(hint);
+                    // Stuck, but not its network, it still believes what it was.
+                    if leader == Some(from) && lost == leader {
+                        last_resort = leader;
+                    } else {
+                        next = leader;
+                    }
+                }
+                Some(Ok((_, Err(e)))) if tried.is_empty() => error = e,
                 Some(_) => {}
             }
         }
     }
 
-    fn start_probes(&self) -> JoinSet<Result<LeaderHint, WireError>> {
+    fn start_probes(&self) -> JoinSet<(SocketAddr, Result<LeaderHint, WireError>)> {
         let mut all: Vec<SocketAddr> = Vec::new();
         {
             let known = self.known();
@@ -191,7 +209,7 @@ impl Client {
         for addr in all {
             let pool = self.pool.clone();
             let deadline = deadline_in(self.config.connect_timeout);
-            probes.spawn(async move { probe(&pool, addr, deadline).await });
+            probes.spawn(async move { (addr, probe(&pool, addr, deadline).await) });
         }
         probes
     }
@@ -324,7 +342,7 @@ impl Client {
         let mut probes = self.start_probes();
         let own_term = self.session.keep_alive().clean_term;
         while let Some(answer) = probes.join_next().await {
-            let Ok(Ok(hint)) = answer else { continue };
+            let Ok((_, Ok(hint))) = answer else { continue };
             let term = hint.term;
             match self.note_hint(hint) {
                 Some(leader) if term > own_term && leader != conn.peer() => {
