@@ -110,7 +110,9 @@ impl Session {
         if state.client == op.client {
             state.low().min(op.seq)
         } else {
-            op.seq
+            // A session that was given up lives on at the master, and others of its ops may still be
+            // asked about: none of their results may be dropped.
+            0
         }
     }
 
@@ -235,6 +237,14 @@ mod tests {
         assert_eq!(fresh.op().seq, 1);
         drop(ticket);
         assert_eq!(session.keep_alive().low, 1);
+    }
+
+    #[test]
+    fn regression_ops_of_a_session_given_up_let_the_master_forget_nothing() {
+        let session = Session::new();
+        let (a, b) = (session.begin_op(), session.begin_op());
+        assert!(session.lose(session.client()));
+        assert_eq!((session.low_for(a.op()), session.low_for(b.op())), (0, 0));
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Client {
         if op.client == self.session {
             self.low().min(op.seq)
         } else {
-            op.seq
+            0
         }
     }
 
