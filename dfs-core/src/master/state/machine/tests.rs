@@ -1,0 +1,122 @@
+//! Entries applied once, alike and in order.
+use super::*;
+use crate::store::MemKv;
+use crate::types::{ClientId, FileKind, Name};
+use crate::wire::mutation::NewNode;
+
+const C: ClientId = ClientId(9);
+
+struct Fixture {
+    state: MasterState<MemKv>,
+    index: u64,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let state = MasterState::open(MemKv::default()).unwrap();
+        let mut this = Self { state, index: 0 };
+        let quorum = QuorumSizes::DEFAULT;
+        this.apply(Command::Bootstrap {
+            cluster: ClusterId(1),
+            quorum,
+            pgs: 4,
+            voters: 3,
+        });
+        this.apply(Command::OpenSession {
+            client: C,
+            label: "test".into(),
+        });
+        this
+    }
+
+    fn apply(&mut self, command: Command) -> Applied {
+        self.index += 1;
+        let entry = LogEntry {
+            at: Time(self.index * 1000),
+            command,
+        };
+        self.state
+            .apply(LogIndex(self.index), Term(1), &entry)
+            .unwrap()
+    }
+
+    fn create(&mut self, seq: u64, name: &str) -> Result<MutationOk, WireError> {
+        let body = Mutation::Create {
+            parent: Ino::ROOT,
+            name: Name::new(name).unwrap(),
+            node: NewNode {
+                kind: FileKind::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                target: Vec::new(),
+            },
+            exclusive: true,
+        };
+        let op = OpId { client: C, seq };
+        let applied = self.apply(Command::Mutate { op, low: 1, body });
+        applied.result.unwrap().1
+    }
+}
+
+#[test]
+fn a_repeated_mutation_answers_the_same_and_changes_nothing() {
+    let mut f = Fixture::new();
+    let first = f.create(1, "a").unwrap();
+    assert_eq!(f.create(1, "a").unwrap(), first);
+    assert_eq!(f.create(2, "a").unwrap_err().code, ErrorCode::Exists);
+    assert_eq!(
+        f.create(2, "b").unwrap_err().code,
+        ErrorCode::Exists,
+        "op 2 is decided"
+    );
+}
+
+#[test]
+fn an_abandoned_op_is_never_applied() {
+    let mut f = Fixture::new();
+    let target = OpId { client: C, seq: 5 };
+    let body = Mutation::Abandon { op: target };
+    let op = OpId { client: C, seq: 6 };
+    let applied = f.apply(Command::Mutate { op, low: 1, body });
+    assert_eq!(applied.result.unwrap().1, Ok(MutationOk::Done));
+    assert_eq!(f.create(5, "late").unwrap_err().code, ErrorCode::OpAborted);
+}
+
+#[test]
+fn equal_logs_give_equal_tables_after_a_reopen_too() {
+    let (mut a, mut b) = (Fixture::new(), Fixture::new());
+    for i in 1..20 {
+        a.create(i, &format!("f{i}")).unwrap();
+        b.create(i, &format!("f{i}")).unwrap();
+        b.state = MasterState::open(b.state.kv().clone()).unwrap();
+    }
+    assert_eq!(a.state.kv(), b.state.kv());
+    assert_eq!(a.state.applied(), b.state.applied());
+}
+
+#[test]
+fn an_entry_that_does_not_follow_is_refused() {
+    let mut f = Fixture::new();
+    let entry = LogEntry {
+        at: Time(1),
+        command: Command::RepairControl { paused: true },
+    };
+    let gap = f.state.apply(LogIndex(9), Term(1), &entry);
+    assert!(matches!(gap, Err(StateError::Gap { .. })));
+}
+
+#[test]
+fn log_time_never_runs_back() {
+    let mut f = Fixture::new();
+    let at = f.state.applied().at;
+    f.index += 1;
+    let entry = LogEntry {
+        at: Time(1),
+        command: Command::RepairControl { paused: true },
+    };
+    f.state.apply(LogIndex(f.index), Term(1), &entry).unwrap();
+    assert_eq!(f.state.applied().at, at);
+    assert!(f.state.repair_paused());
+}
