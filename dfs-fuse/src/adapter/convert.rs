@@ -114,8 +114,19 @@ pub(super) fn bare_attr(node: u64, kind: FileKind) -> FileAttr {
 mod tests {
     use super::*;
 
+    /// What fuser makes of the kernel's seconds and nanoseconds.
+    fn from_fuser(secs: i64, nanos: u32) -> SystemTime {
+        let whole = Duration::new(secs.unsigned_abs(), nanos);
+        if secs >= 0 {
+            UNIX_EPOCH + whole
+        } else {
+            UNIX_EPOCH - whole
+        }
+    }
+
+    /// A fraction before 1970 came back a second off.
     #[test]
-    fn times_survive_the_round_trip_before_and_after_1970() {
+    fn regression_times_survive_both_ways_before_and_after_1970() {
         for (secs, nanos) in [
             (0, 0),
             (1, 5),
@@ -124,7 +135,13 @@ mod tests {
             (-7, 250),
         ] {
             let t = Timestamp { secs, nanos };
-            assert_eq!(timestamp(system_time(t)), t);
+            assert_eq!(timestamp(from_fuser(secs, nanos)), t);
+            let told = system_time(t);
+            let since = Duration::new(100 + 1_700_000_000, 0);
+            let epoch = UNIX_EPOCH - since;
+            let expected = (i128::from(secs) + 1_700_000_100) * 1_000_000_000 + i128::from(nanos);
+            let told = told.duration_since(epoch).unwrap().as_nanos();
+            assert_eq!(i128::try_from(told).unwrap(), expected);
         }
     }
 
