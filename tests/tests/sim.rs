@@ -5,6 +5,9 @@ use std::ops::Range;
 use std::time::Instant;
 
 const SEEDS: u64 = 500;
+/// Seeds a planted bug may take: all but a store that fences late, which one seed in 400 catches, need
+/// fewer than 100.
+const BUG_SEEDS: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -54,7 +57,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// The seed that catches the bug, and what was noticed. It does well without the bug.
 fn caught(bug: Bug) -> Option<(u64, String)> {
-    let found = (0..SEEDS).find_map(|seed| {
+    let found = (0..BUG_SEEDS).find_map(|seed| {
         let error = run(Settings::with_bug(seed, bug)).err()?;
         run(Settings::new(seed)).ok()?;
         Some((seed, error.lines().next().unwrap_or_default().to_owned()))
@@ -74,6 +77,6 @@ fn planted_bugs_are_caught() {
         .collect();
     assert!(
         missed.is_empty(),
-        "not caught within {SEEDS} seeds: {missed:?}"
+        "not caught within {BUG_SEEDS} seeds: {missed:?}"
     );
 }
