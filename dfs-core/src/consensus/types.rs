@@ -397,6 +397,22 @@ mod tests {
         assert!(conf.validate().is_err());
     }
 
+    /// First ids were drawn from above the range, so that no cluster began.
+    #[test]
+    fn regression_every_first_voter_and_those_after_it_have_ids_in_range() {
+        for group in [0, 1, RaftId::GROUPS - 1] {
+            let first = RaftId::first(group);
+            let second = first.assigned_after(7);
+            let later = second.assigned_after((1 << 40) - 2);
+            assert!(first < second && second < later);
+            ConfState::of_voters(vec![first, second, later])
+                .validate()
+                .unwrap();
+            assert_ne!(RaftId::first(group + 1).0 >> 40, first.0 >> 40);
+        }
+        assert_eq!(RaftId(1).assigned_after(12), RaftId(13));
+    }
+
     #[test]
     fn changes_are_checked_against_the_members() {
         let conf = ConfState::of_voters(ids(&[1, 2]));

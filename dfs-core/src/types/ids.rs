@@ -75,6 +75,28 @@ pub struct PgId(pub u16);
 )]
 pub struct RaftId(pub u64);
 
+impl RaftId {
+    /// Bits that hold the log index of the entry that assigned the id.
+    const INDEX_BITS: u32 = 40;
+    /// Groups that ids tell apart; [`Self::first`] takes a number below this.
+    pub const GROUPS: u32 = 1 << 21;
+
+    /// The first voter of a group. `group` is drawn by chance below [`Self::GROUPS`], so that no
+    /// voter of one group is taken for one of another.
+    #[must_use]
+    pub const fn first(group: u32) -> Self {
+        Self(((group % Self::GROUPS) as u64 + 1) << Self::INDEX_BITS | 1)
+    }
+
+    /// The id that the entry after `last` in the log of this member's group may assign: above every
+    /// id that an entry up to `last` assigned, those of voters that are gone included.
+    #[must_use]
+    pub const fn assigned_after(self, last: u64) -> Self {
+        let group = self.0 >> Self::INDEX_BITS << Self::INDEX_BITS;
+        Self(group | (last + 1))
+    }
+}
+
 /// Names one mutation for ever: a retry has the same op-id and gets the same answer.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,

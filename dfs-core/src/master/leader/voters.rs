@@ -201,13 +201,8 @@ impl Master {
         match next {
             VoterMove::Assign(node, addr) => {
                 plan.step = Step::Assigning;
-                let newest = self
-                    .state
-                    .raft_nodes()
-                    .keys()
-                    .next_back()
-                    .map_or(0, |id| id.0);
-                let raft_id = RaftId(self.raft.last_index().0.max(newest) + 1);
+                let last = self.raft.last_index();
+                let raft_id = self.config.raft_id.assigned_after(last.0);
                 self.propose_task(
                     Task::Voters,
                     Command::VoterAssigned {

@@ -20,9 +20,6 @@ const TICK: Duration = Duration::from_millis(20);
 const BATCH_MAX: usize = 512;
 /// How long a leader that stops may take to hand over.
 const HANDOVER: Duration = Duration::from_millis(600);
-/// Raft ids of first voters are above this, by chance; the others are places in the log. So no
-/// voter of one group is ever taken for one of another.
-const FIRST: u64 = 1 << 63;
 
 pub(super) struct Owner {
     setup: MasterSetup,
@@ -70,7 +67,7 @@ impl Owner {
         let disk = self.setup.disk.clone();
         let mut id = voter::member(&*disk)?;
         if id.is_none() && self.setup.bootstrap {
-            let first = RaftId(FIRST | rand::random::<u64>());
+            let first = RaftId::first(rand::random_range(0..RaftId::GROUPS));
             voter::create(&disk, self.setup.cluster, first, true)?;
             id = Some(first);
         }
@@ -97,12 +94,12 @@ impl Owner {
         config.history_keep = Duration::from_secs(repair.history_secs);
         config.repair_rate = repair.rate_bytes;
         let quorum = cluster.quorum().map_err(|e| OpenError::Other(e.into()))?;
-        let bootstrap = (id.0 >= FIRST).then_some(Bootstrap {
+        let bootstrap = Bootstrap {
             cluster: setup.cluster,
             quorum,
             pgs: cluster.placement_groups,
             voters: cluster.masters,
-        });
+        };
         let voter = voter::open(&setup.disk, setup.cluster, config, bootstrap, &self.inbox)?;
         self.raft_id.store(id.0, Ordering::Release);
         self.voter = Some(voter);

@@ -104,7 +104,7 @@ pub(super) fn open(
     disk: &Arc<dyn Disk>,
     cluster: ClusterId,
     config: MasterConfig,
-    bootstrap: Option<Bootstrap>,
+    bootstrap: Bootstrap,
     inbox: &Sender<Input>,
 ) -> Result<Voter, OpenError> {
     let id = config.raft_id;
@@ -114,7 +114,7 @@ pub(super) fn open(
     let base = RedbBase::open(&**disk, TABLES, TABLE_CACHE).map_err(|e| damaged(&e))?;
     let kv = LazyKv::open(Arc::new(base)).map_err(|e| damaged(&e))?;
     let raft = RaftConfig::new(id);
-    let master = Master::new(config, raft, recovered, kv, bootstrap, rand::random())
+    let master = Master::new(config, raft, recovered, kv, Some(bootstrap), rand::random())
         .map_err(|e| damaged(&e))?;
     let (log_tx, log_rx) = unbounded();
     let (flush_tx, flush_rx) = unbounded();
