@@ -49,8 +49,22 @@ impl Cluster {
             config: config.to_owned(),
         };
         watchdog::add_cluster(&this.dev_dir());
-        this.tools(&["dev", "up", &n.to_string()])?;
+        this.tools(&["dev", "up", &n.to_string()])
+            .with_context(|| this.complaints(n))?;
         Ok(this)
+    }
+
+    /// The lines of the daemons' logs that say what went wrong.
+    fn complaints(&self, n: u8) -> String {
+        let mut lines = Vec::new();
+        for i in 1..=n {
+            let log = self.log(i).unwrap_or_default();
+            let bad = log
+                .lines()
+                .filter(|l| l.contains("ERROR") || l.contains("WARN"));
+            lines.extend(bad.take(20).map(|l| format!("node {i}: {l}")));
+        }
+        lines.join("\n")
     }
 
     /// The development cluster's directory.
