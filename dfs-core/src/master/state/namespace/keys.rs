@@ -5,6 +5,7 @@
 //! | `a0` | | [`Meta`](super::records::Meta) |
 //! | `a1` | inode | orphan (no link, no pin) |
 //! | `a2` | inode, key | extended attribute |
+//! | `a3` | | plain renames of the last minute |
 //! | `b` | inode | [`Inode`](super::records::Inode) |
 //! | `c` | directory, name | [`Dentry`](super::records::Dentry) |
 //! | `d` | directory, cookie | name, inode, kind |
@@ -55,6 +56,7 @@ impl Key {
 pub(super) const META: &[u8] = b"a0";
 pub(super) const ORPHANS: &[u8] = b"a1";
 pub(super) const XATTRS: &[u8] = b"a2";
+pub(super) const MOVES: &[u8] = b"a3";
 pub(super) const INODES: &[u8] = b"b";
 pub(super) const DENTRIES: &[u8] = b"c";
 pub(super) const COOKIES: &[u8] = b"d";

@@ -17,6 +17,7 @@ mod extents;
 mod history;
 mod history_query;
 mod keys;
+mod moves;
 mod placement;
 mod query;
 mod read;

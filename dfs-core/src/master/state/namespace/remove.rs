@@ -2,6 +2,7 @@
 use super::dentry;
 use super::history;
 use super::keys;
+use super::moves;
 use super::read;
 use super::records::Removed;
 use super::rows;
@@ -45,6 +46,8 @@ fn drop_name(
     let inode = dentry::remove(tx, parent, name, entry)?;
     if purge {
         history::forget(tx, parent, name)?;
+    } else if entry.kind == FileKind::File {
+        moves::give_back(tx, parent, name, entry.ino)?;
     }
     history::settle(tx, parent, name)?;
     versions::trim(tx, entry.ino, KEPT)?;

@@ -2,11 +2,13 @@
 //!
 //! * Onto a file: the replaced inode's versions become pins of the target; what the source name
 //!   remembered besides the content that moves stays there as deleted history.
-//! * Elsewhere (a plain rename): the source's pins go along, behind what the target remembers.
+//! * Elsewhere (a plain rename): the source's pins go along, behind what the target remembers. They
+//!   come back when a new file has the old name and the target is removed (see [`super::moves`]).
 //! * EXCHANGE of two files: each side pins what it lost. With anything else on one side, the file's
 //!   pins go along as in a plain rename.
 use super::dentry;
 use super::history;
+use super::moves;
 use super::read;
 use super::records::Dentry;
 use super::tx::Tx;
@@ -47,6 +49,7 @@ pub(super) fn rename(
         None => {
             relocate(tx, from, to, moved, None)?;
             if moved.kind == FileKind::File {
+                moves::note(tx, from, to, moved.ino)?;
                 history::carry(tx, from, to)?;
             }
             history::settle(tx, from.0, from.1)?;

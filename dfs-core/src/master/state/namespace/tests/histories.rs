@@ -387,3 +387,64 @@ fn other_kinds_leave_a_files_history_alone() {
     assert_eq!(w.undelete(ROOT, "f"), Ok(f));
     assert_eq!(w.reap_orphans(), 1);
 }
+
+/// An editor's backup took the history along, and the file that was saved had none.
+#[test]
+fn regression_a_save_that_moves_the_old_file_away_keeps_the_history() {
+    let mut w = World::new();
+    let mut saved = Vec::new();
+    let f = w.file(ROOT, "f");
+    saved.push(w.save(f).seq);
+    for _ in 0..7 {
+        w.rename((ROOT, "f"), (ROOT, "f~")).unwrap();
+        let f = w.file(ROOT, "f");
+        saved.push(w.save(f).seq);
+        w.unlink(ROOT, "f~").unwrap();
+        let newest: Vec<u64> = saved.iter().rev().take(5).copied().collect();
+        assert_eq!(w.writers(ROOT, "f"), newest);
+    }
+    assert!(w.history(ROOT, "f~").is_empty());
+    // By a temporary file that takes the name, too.
+    w.rename((ROOT, "f"), (ROOT, "f.bak")).unwrap();
+    let t = w.file(ROOT, "tmp");
+    saved.push(w.save(t).seq);
+    w.rename((ROOT, "tmp"), (ROOT, "f")).unwrap();
+    w.unlink(ROOT, "f.bak").unwrap();
+    let newest: Vec<u64> = saved.iter().rev().take(5).copied().collect();
+    assert_eq!(w.writers(ROOT, "f"), newest);
+    assert!(w.history(ROOT, "tmp").is_empty() && w.history(ROOT, "f.bak").is_empty());
+}
+
+#[test]
+fn a_file_removed_long_after_a_rename_keeps_its_history_to_itself() {
+    let mut w = World::new();
+    let f = w.file(ROOT, "f");
+    let old = w.save(f).seq;
+    w.rename((ROOT, "f"), (ROOT, "g")).unwrap();
+    let f = w.file(ROOT, "f");
+    let new = w.save(f).seq;
+    w.at = Time(w.at.0 + 120_000_000_000);
+    w.unlink(ROOT, "g").unwrap();
+    assert_eq!(
+        (w.writers(ROOT, "f"), w.writers(ROOT, "g")),
+        (vec![new], vec![old])
+    );
+}
+
+#[test]
+fn deleted_history_that_was_there_before_the_rename_stays_with_the_name() {
+    let mut w = World::new();
+    let g = w.file(ROOT, "g");
+    let gone = w.save(g).seq;
+    w.unlink(ROOT, "g").unwrap();
+    let f = w.file(ROOT, "f");
+    let old = w.save(f).seq;
+    w.rename((ROOT, "f"), (ROOT, "g")).unwrap();
+    let f = w.file(ROOT, "f");
+    let new = w.save(f).seq;
+    w.unlink(ROOT, "g").unwrap();
+    assert_eq!(
+        (w.writers(ROOT, "f"), w.writers(ROOT, "g")),
+        (vec![new, old], vec![gone])
+    );
+}
