@@ -4,17 +4,19 @@
 //! writes one line when it is ready (`ok`, or the error), and the starting one prints and exits.
 //! (fork alone is no way: the runtime has threads.)
 use anyhow::{Context, bail};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// Starts this program again in the background and waits until it is ready.
+/// Starts this program again with `args` (its name first) in the background and waits until it is
+/// ready.
 ///
 /// # Errors
 /// What the background process said, or that it died.
-pub fn start(log: Option<&std::path::Path>) -> anyhow::Result<()> {
+pub fn start(args: &[OsString], log: Option<&std::path::Path>) -> anyhow::Result<()> {
     let (read, write) = rustix::pipe::pipe().context("pipe")?;
     let fd = write.as_raw_fd();
     let log: Stdio = match log {
@@ -27,7 +29,7 @@ pub fn start(log: Option<&std::path::Path>) -> anyhow::Result<()> {
     };
     let mut command = Command::new(std::env::current_exe().context("own path")?);
     command
-        .args(std::env::args_os().skip(1))
+        .args(args.iter().skip(1))
         .arg("--ready-fd")
         .arg(fd.to_string());
     command

@@ -30,12 +30,15 @@ pub struct Cli {
     #[arg(short, long)]
     pub foreground: bool,
     /// Mount options, comma-separated: ro, noexec, nosuid, suid, nodev, dev, timeout=SECONDS,
-    /// cache=MIB, dirty=MIB, fsname=NAME
+    /// cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount
     #[arg(short = 'o', value_name = "OPTIONS", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
     /// Write the log to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+    /// Check the arguments and do nothing (as mount -f)
+    #[arg(long, hide = true)]
+    pub fake: bool,
     /// Used between the starting process and the one that stays
     #[arg(long, hide = true)]
     pub ready_fd: Option<i32>,
@@ -49,6 +52,17 @@ impl Cli {
     #[must_use]
     pub fn mountpoint(&self) -> &PathBuf {
         self.places.last().expect("the parser demands a mountpoint")
+    }
+
+    /// What mount(8) calls the source, where it names a cluster: addresses or a directory.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        let [source, _] = self.places.as_slice() else {
+            return None;
+        };
+        let source = source.to_str()?;
+        let source = source.strip_prefix("dfs:").unwrap_or(source);
+        (!["", "dfs", "none"].contains(&source)).then_some(source)
     }
 }
 
@@ -71,6 +85,12 @@ pub struct Options {
     pub dirty_bytes: usize,
     /// What `/proc/mounts` shows as the source.
     pub fs_name: Option<String>,
+    /// Addresses of daemons, or a cluster directory.
+    pub cluster: Option<String>,
+    /// File with the cluster key.
+    pub key_file: Option<PathBuf>,
+    /// Change the flags of a mount that serves.
+    pub remount: bool,
 }
 
 impl Default for Options {
@@ -84,15 +104,16 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             dirty_bytes: 64 << 20,
             fs_name: None,
+            cluster: None,
+            key_file: None,
+            remount: false,
         }
     }
 }
 
-/// Options of mount(8) that mean nothing to us, or only to /etc/fstab.
-const IGNORED: [&str; 20] = [
+/// Options of mount(8) that mean nothing to us, or only to /etc/fstab, or that every mount of ours has.
+const IGNORED: [&str; 19] = [
     "defaults",
-    "rw",
-    "exec",
     "auto",
     "noauto",
     "user",
@@ -110,7 +131,11 @@ const IGNORED: [&str; 20] = [
     "diratime",
     "nodiratime",
     "allow_other",
+    "default_permissions",
 ];
+
+/// Options that the mount table shows and mount(8) hands back at a remount.
+const SHOWN: [&str; 4] = ["user_id", "group_id", "max_read", "rootmode"];
 
 impl Options {
     /// Parses `-o` arguments.
@@ -135,7 +160,12 @@ impl Options {
             };
             match key {
                 "ro" => this.read_only = true,
+                "rw" => this.read_only = false,
                 "noexec" => this.no_exec = true,
+                "exec" => this.no_exec = false,
+                "remount" => this.remount = true,
+                "cluster" => this.cluster = value.map(str::to_owned),
+                "key-file" => this.key_file = value.map(PathBuf::from),
                 "suid" => this.suid = true,
                 "nosuid" => this.suid = false,
                 "dev" => this.dev = true,
@@ -144,10 +174,11 @@ impl Options {
                 "cache" => this.cache_bytes = usize::try_from(number()?)? << 20,
                 "dirty" => this.dirty_bytes = usize::try_from(number()?.max(8))? << 20,
                 "fsname" => this.fs_name = value.map(str::to_owned),
-                key if IGNORED.contains(&key) || key.starts_with("x-") => {}
+                key if IGNORED.contains(&key) || SHOWN.contains(&key) => {}
+                key if key.starts_with("x-") => {}
                 key => bail!(
                     "unknown mount option {key:?}; known: ro, noexec, suid, dev, timeout=SECONDS, \
-                     cache=MIB, dirty=MIB, fsname=NAME"
+                     cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount"
                 ),
             }
         }

@@ -29,7 +29,6 @@ pub fn errno(code: ErrorCode) -> i32 {
         C::FileTooBig => libc::EFBIG,
         C::NotSupported => libc::EOPNOTSUPP,
         C::Conflict => libc::EAGAIN,
-        C::TimedOut => libc::ETIMEDOUT,
         C::NotLeader
         | C::WrongEpoch
         | C::NoServingLease
@@ -46,6 +45,7 @@ pub fn errno(code: ErrorCode) -> i32 {
         | C::WrongCluster
         | C::NotReady
         | C::StoreFailed
+        | C::TimedOut
         | C::Internal => libc::EIO,
     }
 }

@@ -12,7 +12,7 @@ use crate::vfs::pages::Pages;
 use anyhow::{Context, bail};
 use dfs_core::client::{CacheListener, Client, ClientConfig, FileLayer};
 use fuser::{Config, Session, SessionACL};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,12 +57,7 @@ pub fn mount(
     let files = runtime.block_on(async { FileLayer::new(&client) });
     let pages = Arc::new(Pages::default());
     client.set_listener(pages.clone() as Arc<dyn CacheListener>);
-    let vfs = Arc::new(Vfs::new(
-        client.clone(),
-        files,
-        pages.clone(),
-        options.read_only,
-    ));
+    let vfs = Arc::new(Vfs::new(client.clone(), files, pages.clone()));
 
     let device = open_device()?;
     mount_device(&device, &mountpoint, &source, options)?;
@@ -106,13 +101,16 @@ pub fn mount(
 
 fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<PathBuf> {
     let shown = mountpoint.display();
+    let is_dead = |e: &std::io::Error| e.raw_os_error() == Some(libc::ENOTCONN);
+    // What killed mounts left behind, one above the other; nobody can be using it.
+    let mut left = 8;
+    while left > 0 && std::fs::metadata(mountpoint).is_err_and(|e| is_dead(&e)) {
+        rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
+            .with_context(|| format!("removing the dead mount on {shown}"))?;
+        left -= 1;
+    }
     let real = match std::fs::canonicalize(mountpoint) {
         Ok(real) => real,
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            // What a killed dfs-mount left behind; nobody can be using it.
-            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
-            std::fs::canonicalize(mountpoint).with_context(|| format!("mountpoint {shown}"))?
-        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             bail!("mountpoint {shown} does not exist; create it first: mkdir -p {shown}")
         }
@@ -149,11 +147,7 @@ fn mount_device(
          max_read=1048576",
         device.as_raw_fd()
     );
-    let mut flags = MountFlags::NOATIME;
-    flags.set(MountFlags::NOSUID, !options.suid);
-    flags.set(MountFlags::NODEV, !options.dev);
-    flags.set(MountFlags::NOEXEC, options.no_exec);
-    flags.set(MountFlags::RDONLY, options.read_only);
+    let flags = crate::remount::flags(options);
     let data = std::ffi::CString::new(data)?;
     rustix::mount::mount(source, mountpoint, "fuse.dfs", flags, Some(data.as_c_str())).map_err(
         |e| {

@@ -2,21 +2,29 @@
 use crate::background::{self, Ready};
 use crate::cli::{Cli, Options};
 use crate::mount::{self, Mounted};
+use crate::remount::remount;
 use anyhow::Context;
 use dfs_core::client::ClientConfig;
 use dfs_daemon::discover::discover;
 use dfs_daemon::embedded::Embedded;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs the program.
+/// Runs the program as `cli` says, which was parsed from `args`.
 ///
 /// # Errors
 /// What, why and what to do next.
-pub fn run(cli: &Cli) -> anyhow::Result<()> {
+pub fn run(cli: &Cli, args: &[OsString]) -> anyhow::Result<()> {
     let options = Options::parse(&cli.options)?;
+    if cli.fake {
+        return Ok(());
+    }
+    if options.remount {
+        return remount(cli.mountpoint(), &options);
+    }
     if let (Some(nodes), None) = (cli.dev, cli.ready_fd) {
         let dir = dev_dir(cli);
         eprintln!(
@@ -25,7 +33,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         );
     }
     if !cli.foreground && cli.ready_fd.is_none() {
-        return background::start(cli.log.as_deref());
+        return background::start(args, cli.log.as_deref());
     }
     start_log();
     let mut ready = Ready::new(cli.ready_fd);
@@ -77,7 +85,11 @@ fn client_config(
 ) -> anyhow::Result<ClientConfig> {
     let mut config = match embedded {
         Some(e) => ClientConfig::new(e.addrs().to_vec(), e.key().clone()),
-        None => discover(cli.cluster.as_deref(), cli.key_file.as_deref())?,
+        None => {
+            let cluster = cli.cluster.as_deref().or(options.cluster.as_deref());
+            let key_file = cli.key_file.as_deref().or(options.key_file.as_deref());
+            discover(cluster.or(cli.source()), key_file)?
+        }
     };
     config.label = format!(
         "dfs-mount {} pid {}",

@@ -17,6 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// See [`Client::contact_state`].
+#[derive(Debug, Clone)]
+pub struct ContactState {
+    /// The leader that the session is bound to.
+    pub leader: Option<std::net::SocketAddr>,
+    /// Why there was none, the last time.
+    pub trouble: String,
+}
+
 /// A cluster as one mount or tool sees it. All methods may be called from many tasks at once.
 ///
 /// The parts: `contact` (leader, session, keep-alive), `calls` (requests and retries), `cache`
@@ -98,6 +107,15 @@ impl Client {
         }
         self.drop_caches();
         self.pool.close_all();
+    }
+
+    /// Whether a master is in contact, from memory.
+    #[must_use]
+    pub fn contact_state(&self) -> ContactState {
+        ContactState {
+            leader: self.contact.borrow().as_ref().map(|conn| conn.peer()),
+            trouble: self.known().trouble.clone(),
+        }
     }
 
     /// The settings.

@@ -49,7 +49,7 @@ pub use self::{
     attrs::SetAttrArgs,
     cache::XattrList,
     config::{ClientConfig, ConfigError},
-    core::Client,
+    core::{Client, ContactState},
     error::{ClientError, Result},
     file::{FileError, FileLayer, FileReader, FileWriter, OpenFile, OpenMode},
     files::Opened,

@@ -8,7 +8,7 @@
 //!              └─ begin_flush ──FlushJob::run──> tables ── finish_flush ──> journal is trimmed
 //! ```
 //! This half answers reads and never waits for a sync; the other one is
-//! [`StoreWriter`](super::StoreWriter). Objects above [`SMALL_OBJECT_MAX`] bytes have a file each,
+//! [`StoreWriter`]. Objects above [`SMALL_OBJECT_MAX`] bytes have a file each,
 //! smaller ones live in the tables, and both carry a header that says who they are.
 //!
 //! Steps of a start: the tables as last flushed, then every journal record after what they cover.

@@ -519,11 +519,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let vfs = self.vfs.clone();
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (vfs, root) = (self.vfs.clone(), req.uid() == 0);
         self.run(
             "listxattr",
-            async move { vfs.listxattr(ino.0).await },
+            async move { vfs.listxattr(ino.0, root).await },
             move |r| value(reply, size, r),
         );
     }

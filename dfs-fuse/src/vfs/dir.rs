@@ -4,6 +4,7 @@
 //! handle keeps the page it fetched last and fetches again when the kernel asks for another place.
 use super::handles::{Handle, Listed, Page};
 use super::lookup::{synthetic_dir, version_file};
+use super::status::StatusNode;
 use super::versions::{VersionNode, VersionNodes};
 use super::{Errno, Node, Vfs, VfsResult};
 use dfs_core::types::{FileKind, Ino, Name, VersionInfo};
@@ -20,7 +21,9 @@ impl Vfs {
     /// # Errors
     /// ENOTDIR for a version file.
     pub fn opendir(&self, node: u64) -> VfsResult<u64> {
-        if let Node::Version(VersionNode::File(..)) = self.node(node)? {
+        if let Node::Version(VersionNode::File(..)) | Node::Status(StatusNode::File) =
+            self.node(node)?
+        {
             return Err(Errno(libc::ENOTDIR));
         }
         let page = tokio::sync::Mutex::new(Page::default());
@@ -96,6 +99,7 @@ impl Vfs {
         let up = match self.node(node)? {
             Node::Real(dir) => self.client.parent(dir).await?.ino.0,
             Node::Version(VersionNode::Root(dir)) => dir.0,
+            Node::Status(_) => Ino::ROOT.0,
             Node::Version(VersionNode::Name(dir, _) | VersionNode::File(dir, ..)) => {
                 VersionNodes::root(dir)
             }
@@ -122,6 +126,7 @@ impl Vfs {
                 (self.versions(dir, &name, after).await?, true)
             }
             Node::Version(VersionNode::File(..)) => return Err(Errno(libc::ENOTDIR)),
+            Node::Status(_) => (self.status_entries(after), true),
         };
         Ok(Page {
             after: Some(after),

@@ -1,6 +1,7 @@
 //! Open handles by number.
 use super::versions::VersionNode;
 use super::{Errno, VfsResult};
+use bytes::Bytes;
 use dfs_core::client::OpenFile;
 use dfs_core::types::{Attr, FileKind};
 use std::collections::HashMap;
@@ -44,6 +45,8 @@ pub enum Handle {
         /// Opened with O_APPEND.
         append: bool,
     },
+    /// What `.dfs/status` said when it was opened.
+    Text(Bytes),
     /// A directory.
     Dir {
         /// Its node.
@@ -91,7 +94,7 @@ impl Handles {
     pub fn file(&self, id: u64) -> VfsResult<(Arc<OpenFile>, bool)> {
         match &*self.get(id)? {
             Handle::File { file, append } => Ok((file.clone(), *append)),
-            Handle::Dir { .. } => Err(Errno(libc::EBADF)),
+            Handle::Text(_) | Handle::Dir { .. } => Err(Errno(libc::EBADF)),
         }
     }
 

@@ -1,4 +1,5 @@
 //! Names to nodes, and attributes.
+use super::status::{self, StatusNode};
 use super::versions::{VERSIONS, VersionNode, VersionNodes};
 use super::{Errno, Node, Vfs, VfsResult, name};
 use dfs_core::client::{OpenMode, SetAttrArgs};
@@ -25,7 +26,8 @@ impl Vfs {
     /// Answers a lookup without waiting, if the cache can.
     #[must_use]
     pub fn lookup_cached(&self, parent: u64, bytes: &[u8]) -> Option<VfsResult<Attr>> {
-        if super::versions::is_synthetic(parent) || bytes == VERSIONS {
+        let hidden = bytes == VERSIONS || (Ino(parent) == Ino::ROOT && bytes == status::DIR);
+        if super::versions::is_synthetic(parent) || hidden {
             return None;
         }
         let name = name(bytes).ok()?;
@@ -39,6 +41,9 @@ impl Vfs {
     /// ENOENT and the like.
     pub async fn lookup(&self, parent: u64, bytes: &[u8]) -> VfsResult<Attr> {
         match self.node(parent)? {
+            Node::Real(Ino::ROOT) if bytes == status::DIR => {
+                self.status_attr(StatusNode::Dir).await
+            }
             Node::Real(dir) if bytes == b"." => Ok(self.client.getattr(dir).await?),
             Node::Real(dir) if bytes == b".." => Ok(self.client.parent(dir).await?),
             Node::Real(dir) if bytes == VERSIONS => {
@@ -64,7 +69,13 @@ impl Vfs {
                 let info = info.ok_or(Errno(libc::ENOENT))?;
                 Ok(self.version_attr(dir, &name, info))
             }
-            Node::Version(VersionNode::File(..)) => Err(Errno(libc::ENOTDIR)),
+            Node::Version(VersionNode::File(..)) | Node::Status(StatusNode::File) => {
+                Err(Errno(libc::ENOTDIR))
+            }
+            Node::Status(StatusNode::Dir) if bytes == status::FILE => {
+                self.status_attr(StatusNode::File).await
+            }
+            Node::Status(StatusNode::Dir) => Err(Errno(libc::ENOENT)),
         }
     }
 
@@ -97,7 +108,9 @@ impl Vfs {
     /// ENOENT and the like.
     pub async fn getattr(&self, node: u64) -> VfsResult<Attr> {
         match self.node(node)? {
+            Node::Real(Ino::ROOT) => self.root_attr().await,
             Node::Real(ino) => Ok(self.client.getattr(ino).await?),
+            Node::Status(node) => self.status_attr(node).await,
             Node::Version(VersionNode::Root(dir) | VersionNode::Name(dir, _)) => {
                 Ok(synthetic_dir(&self.dir_attr(dir).await?, node))
             }
@@ -135,7 +148,10 @@ impl Vfs {
             atime,
             mtime,
         } = set;
-        if mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none() {
+        let nothing =
+            mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
+        // Without a size it is a chown to nobody: it moves the ctime, as on a local filesystem.
+        if nothing && set.size.is_some() {
             return Ok(self.client.getattr(ino).await?);
         }
         if mtime.is_some() || uid.is_some() || mode.is_some() {
@@ -187,7 +203,7 @@ impl Vfs {
     pub async fn readlink(&self, node: u64) -> VfsResult<Vec<u8>> {
         match self.node(node)? {
             Node::Real(ino) => Ok(self.client.readlink(ino).await?.to_vec()),
-            Node::Version(_) => Err(Errno(libc::EINVAL)),
+            Node::Version(_) | Node::Status(_) => Err(Errno(libc::EINVAL)),
         }
     }
 }

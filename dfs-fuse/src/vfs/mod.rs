@@ -2,19 +2,23 @@
 //!
 //! Every operation is an `async fn` over the client library and returns an errno at once when it
 //! cannot be done. One file per family: [`lookup`] names and attributes, [`namespace`] changes of
-//! names, [`dir`] listing, [`mod@file`] content, [`xattr`], [`versions`] the history view.
+//! names, [`dir`] listing, [`mod@file`] content, [`xattr`], [`versions`] the history view, [`status`]
+//! what this mount says of itself.
 //! Invariants:
-//! 1. below `.versions` nothing can be changed (EROFS), and no name `.versions` can be made (EPERM);
+//! 1. below `.versions` and the root's `.dfs` nothing can be changed (EROFS), and no such name can be
+//!    made (EPERM);
 //! 2. the kernel is given no attribute or entry lifetime: it asks, and the client library answers
 //!    from its cache while the master guards it;
 //! 3. pages are kept over an open only if the content is the revision they were read at.
 pub mod dir;
+pub mod failures;
 pub mod file;
 pub mod handles;
 pub mod late;
 pub mod lookup;
 pub mod namespace;
 pub mod pages;
+pub mod status;
 pub mod versions;
 pub mod xattr;
 
@@ -25,6 +29,7 @@ use dfs_core::wire::master::StatFsInfo;
 use handles::Handles;
 use late::LateReads;
 use pages::Pages;
+use status::StatusNode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use versions::{VersionNode, VersionNodes};
@@ -36,14 +41,18 @@ pub struct Errno(pub i32);
 /// Result of an operation.
 pub type VfsResult<T> = Result<T, Errno>;
 
+/// Whoever handles an error logs it, once: here, unless it is an ordinary answer.
+fn failed(n: i32, e: &dyn std::fmt::Display) -> Errno {
+    if n == libc::EIO {
+        tracing::warn!(target: "vfs", errno = n, "operation failed: {e}");
+        failures::note(n, e.to_string());
+    }
+    Errno(n)
+}
+
 impl From<ClientError> for Errno {
-    /// Whoever handles an error logs it, once: here, unless it is an ordinary answer.
     fn from(e: ClientError) -> Self {
-        let n = errno(e.code());
-        if matches!(n, libc::EIO | libc::ETIMEDOUT) {
-            tracing::warn!(target: "vfs", errno = n, "operation failed: {e}");
-        }
-        Self(n)
+        failed(errno(e.code()), &e)
     }
 }
 
@@ -54,10 +63,7 @@ impl From<FileError> for Errno {
             FileError::BeyondEnd => libc::ENXIO,
             other => errno(other.code()),
         };
-        if matches!(n, libc::EIO | libc::ETIMEDOUT) {
-            tracing::warn!(target: "vfs", errno = n, "operation failed: {e}");
-        }
-        Self(n)
+        failed(n, &e)
     }
 }
 
@@ -77,6 +83,8 @@ pub enum Node {
     Real(Ino),
     /// Part of a `.versions` tree.
     Version(VersionNode),
+    /// Part of `.dfs`.
+    Status(StatusNode),
 }
 
 /// The filesystem.
@@ -87,19 +95,14 @@ pub struct Vfs {
     pub(crate) handles: Handles,
     pub(crate) late: LateReads,
     pub(crate) pages: Arc<Pages>,
-    pub(crate) read_only: bool,
+    pub(crate) root: Mutex<status::Root>,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
 }
 
 impl Vfs {
     /// A filesystem over a connected client.
     #[must_use]
-    pub fn new(
-        client: Arc<Client>,
-        files: Arc<FileLayer>,
-        pages: Arc<Pages>,
-        read_only: bool,
-    ) -> Self {
+    pub fn new(client: Arc<Client>, files: Arc<FileLayer>, pages: Arc<Pages>) -> Self {
         Self {
             client,
             files,
@@ -107,12 +110,15 @@ impl Vfs {
             handles: Handles::default(),
             late: LateReads::default(),
             pages,
-            read_only,
+            root: Mutex::default(),
             statfs: Mutex::new(None),
         }
     }
 
     pub(crate) fn node(&self, node: u64) -> VfsResult<Node> {
+        if let Some(node) = StatusNode::of(node) {
+            return Ok(Node::Status(node));
+        }
         if versions::is_synthetic(node) {
             return self
                 .nodes
@@ -123,11 +129,11 @@ impl Vfs {
         Ok(Node::Real(Ino(node)))
     }
 
-    /// The inode behind a node that shall be changed.
+    /// The inode behind a node that shall be changed. (The kernel refuses on a read-only mount.)
     pub(crate) fn writable(&self, node: u64) -> VfsResult<Ino> {
         match self.node(node)? {
-            Node::Real(ino) if !self.read_only => Ok(ino),
-            _ => Err(Errno(libc::EROFS)),
+            Node::Real(ino) => Ok(ino),
+            Node::Version(_) | Node::Status(_) => Err(Errno(libc::EROFS)),
         }
     }
 
@@ -171,9 +177,9 @@ pub(crate) fn name(bytes: &[u8]) -> VfsResult<Name> {
     })
 }
 
-/// Checks a name that shall be made: `.versions` is taken.
-pub(crate) fn new_name(bytes: &[u8]) -> VfsResult<Name> {
-    if bytes == versions::VERSIONS {
+/// Checks a name that shall be made in `dir`: `.versions` is taken, and `.dfs` in the root.
+pub(crate) fn new_name(dir: Ino, bytes: &[u8]) -> VfsResult<Name> {
+    if bytes == versions::VERSIONS || (dir == Ino::ROOT && bytes == status::DIR) {
         return Err(Errno(libc::EPERM));
     }
     name(bytes)

@@ -21,7 +21,7 @@ impl Vfs {
         caller: Caller,
     ) -> VfsResult<Attr> {
         let dir = self.writable(parent)?;
-        let name = new_name(bytes)?;
+        let name = new_name(dir, bytes)?;
         if target.len() > 4095 {
             return Err(Errno(libc::ENAMETOOLONG));
         }
@@ -88,7 +88,7 @@ impl Vfs {
             _ => return Err(Errno(libc::EXDEV)),
         }
         let (from, to) = (self.writable(from)?, self.writable(to)?);
-        let (from_name, to_name) = (new_name(from_name)?, new_name(to_name)?);
+        let (from_name, to_name) = (new_name(from, from_name)?, new_name(to, to_name)?);
         self.client
             .rename(from, &from_name, to, &to_name, mode)
             .await?;
@@ -104,6 +104,6 @@ impl Vfs {
             return Err(Errno(libc::EXDEV));
         }
         let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
-        Ok(self.client.link(ino, dir, &new_name(bytes)?).await?)
+        Ok(self.client.link(ino, dir, &new_name(dir, bytes)?).await?)
     }
 }

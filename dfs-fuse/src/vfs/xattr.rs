@@ -5,7 +5,8 @@
 use super::{Errno, Node, Vfs, VfsResult};
 use dfs_core::wire::mutation::XattrMode;
 
-const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const TRUSTED: &[u8] = b"trusted.";
+const NAMESPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
 
 fn known(key: &[u8]) -> VfsResult<()> {
     let stored = |ns: &&[u8]| key.starts_with(ns) && key.len() > ns.len();
@@ -38,17 +39,18 @@ impl Vfs {
         found.ok_or(Errno(libc::ENODATA))
     }
 
-    /// All keys, each followed by a NUL.
+    /// All keys, each followed by a NUL; `trusted.` ones for root only.
     ///
     /// # Errors
     /// EIO and the like.
-    pub async fn listxattr(&self, node: u64) -> VfsResult<Vec<u8>> {
+    pub async fn listxattr(&self, node: u64, caller_is_root: bool) -> VfsResult<Vec<u8>> {
         let Node::Real(ino) = self.node(node)? else {
             return Ok(Vec::new());
         };
         let all = self.client.xattrs(ino).await?;
         let mut list = Vec::new();
-        for (key, _) in all.iter() {
+        let shown = |key: &[u8]| caller_is_root || !key.starts_with(TRUSTED);
+        for (key, _) in all.iter().filter(|(key, _)| shown(key)) {
             list.extend_from_slice(key);
             list.push(0);
         }
