@@ -8,6 +8,7 @@ pub mod compare;
 pub mod load;
 pub mod mount;
 pub mod source_tree;
+pub mod suite;
 mod watchdog;
 
 pub use cluster::{Cluster, NodeStatus};

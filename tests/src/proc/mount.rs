@@ -27,7 +27,10 @@ impl Mount {
     /// The mount does not become usable.
     pub fn with_options(cluster: &Cluster, name: &str, options: &str) -> anyhow::Result<Self> {
         let path = cluster.scratch().join(name);
-        std::fs::create_dir_all(&path)?;
+        // What a killed mount left there is no directory any more, until it is taken over.
+        if !is_mounted(&path) {
+            std::fs::create_dir_all(&path)?;
+        }
         let log = std::fs::File::create(cluster.scratch().join(format!("{name}.log")))?;
         let mut command = cluster.command("dfs-mount");
         command.arg("-f").arg(&path);
@@ -43,7 +46,8 @@ impl Mount {
         let mut this = Self { path, child };
         watchdog::add_mount(this.child.id(), &this.path);
         let usable = wait_for("mount usable", Duration::from_secs(20), || {
-            is_mounted(&this.path) || this.child.try_wait().is_ok_and(|s| s.is_some())
+            let is_usable = is_mounted(&this.path) && std::fs::metadata(&this.path).is_ok();
+            is_usable || this.child.try_wait().is_ok_and(|s| s.is_some())
         });
         if usable.is_err() || !is_mounted(&this.path) {
             let said = std::fs::read_to_string(cluster.scratch().join(format!("{name}.log")));
@@ -75,6 +79,18 @@ impl Mount {
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Kills the process at once and leaves what the kernel keeps of the mount.
+    ///
+    /// # Errors
+    /// It cannot be signalled.
+    pub fn crash(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        watchdog::remove_mount(self.child.id(), &self.path);
+        std::mem::forget(self);
         Ok(())
     }
 

@@ -1,0 +1,99 @@
+//! A cluster that is gone, and a mount process that is gone: errors in time, with reasons, and no
+//! cleaning by hand.
+#![allow(clippy::unwrap_used)]
+use dfs_tests::proc::mount::is_mounted;
+use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, wait_for};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// `-o timeout=` of the mount, in seconds.
+const TIMEOUT: u64 = 4;
+
+/// The errno of `f`, which must come within `max`.
+fn error_within<T: std::fmt::Debug>(
+    max: Duration,
+    what: &str,
+    f: impl FnOnce() -> std::io::Result<T>,
+) -> i32 {
+    let began = Instant::now();
+    let error = f().expect_err(what).raw_os_error();
+    let took = began.elapsed();
+    println!("{what}: error {error:?} after {took:?}");
+    assert!(took < max, "{what}: {took:?}");
+    error.unwrap()
+}
+
+#[test]
+fn a_mount_whose_cluster_is_gone_answers_in_time_and_says_why() {
+    if !fuse_or_skip("a_mount_whose_cluster_is_gone_answers_in_time_and_says_why") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mount = Mount::with_options(&cluster, "mnt", &format!("timeout={TIMEOUT}")).unwrap();
+    std::fs::write(mount.join("before"), b"kept").unwrap();
+    let status = || std::fs::read_to_string(mount.join(".dfs/status")).unwrap();
+    assert!(status().contains("in contact"), "{}", status());
+    let listed = std::fs::read_dir(mount.path()).unwrap().count();
+    assert_eq!(listed, 1, "the status is hidden");
+    let eperm = std::fs::create_dir(mount.join(".dfs")).unwrap_err();
+    assert!(
+        eperm.raw_os_error() == Some(libc::EEXIST) || eperm.raw_os_error() == Some(libc::EPERM)
+    );
+    assert_eq!(
+        std::fs::write(mount.join(".dfs/status"), b"x")
+            .unwrap_err()
+            .raw_os_error(),
+        Some(libc::EROFS)
+    );
+
+    let mut open = std::fs::File::options()
+        .write(true)
+        .open(mount.join("before"))
+        .unwrap();
+    cluster.kill_all().unwrap();
+    let max = Duration::from_secs(2 * TIMEOUT) + 2 * SECOND;
+    for round in 0..2 {
+        let what = format!("stat, round {round}");
+        let e = error_within(max, &what, || std::fs::metadata(mount.join("never seen")));
+        assert!([libc::EIO, libc::ETIMEDOUT].contains(&e), "{e}");
+    }
+    // What a handle buffered and cannot put is said once, at fsync or close.
+    let fsync = error_within(max, "write and fsync", || {
+        open.write_all(b"lost")?;
+        open.sync_all()
+    });
+    assert_eq!(fsync, libc::EIO);
+    let began = Instant::now();
+    let said = status();
+    assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+    assert!(said.contains("none:") && said.contains("failure"), "{said}");
+
+    cluster.start_all().unwrap();
+    let back = wait_for("the mount works again", 30 * SECOND, || {
+        std::fs::write(mount.join("after"), b"new").is_ok()
+    });
+    println!("works again after {:?}", back.unwrap());
+    assert_eq!(std::fs::read(mount.join("before")).unwrap(), b"kept");
+    drop(open);
+    mount.unmount().unwrap();
+}
+
+#[test]
+fn a_mountpoint_left_by_a_killed_mount_is_taken_over() {
+    if !fuse_or_skip("a_mountpoint_left_by_a_killed_mount_is_taken_over") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mount = Mount::new(&cluster, "mnt").unwrap();
+    std::fs::write(mount.join("f"), b"content").unwrap();
+    let path = mount.path().to_owned();
+    mount.crash().unwrap();
+    assert!(is_mounted(&path), "what a kill leaves behind");
+    let again = Mount::new(&cluster, "mnt").unwrap();
+    assert_eq!(std::fs::read(again.join("f")).unwrap(), b"content");
+    again.unmount().unwrap();
+    assert!(!is_mounted(&path));
+}

@@ -1,0 +1,236 @@
+//! Several mounts of one cluster: what each promise of SEMANTICS.md says about them.
+#![allow(clippy::unwrap_used)]
+use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, wait_for};
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often something is tried, `DFS_SHARING_TIMES` times as often if that is set.
+fn times(n: usize) -> usize {
+    let set = std::env::var("DFS_SHARING_TIMES").ok();
+    n * set.map_or(1, |v| v.parse::<usize>().expect("a number"))
+}
+
+fn three(cluster: &Cluster) -> [Mount; 3] {
+    ["a", "b", "c"].map(|n| Mount::new(cluster, n).unwrap())
+}
+
+fn end(mounts: impl IntoIterator<Item = Mount>) {
+    mounts.into_iter().for_each(|m| m.unmount().unwrap());
+}
+
+#[test]
+fn appends_from_three_mounts_are_neither_lost_nor_torn() {
+    if !fuse_or_skip("appends_from_three_mounts_are_neither_lost_nor_torn") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mounts = three(&cluster);
+    let records = times(3_000);
+    std::fs::write(mounts[0].join("log"), b"").unwrap();
+    let began = Instant::now();
+    let writers: Vec<_> = (0..6)
+        .map(|w| {
+            let path = mounts[w % 3].join("log");
+            std::thread::spawn(move || {
+                let mut log = OpenOptions::new().append(true).open(path).unwrap();
+                for i in 0..records / 6 {
+                    let record = format!("{w} {i:06} {}\n", "r".repeat(i % 100));
+                    log.write_all(record.as_bytes()).unwrap();
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|w| w.join().unwrap());
+    println!(
+        "{records} appends from three mounts in {:?}",
+        began.elapsed()
+    );
+    for mount in &mounts {
+        let text = std::fs::read_to_string(mount.join("log")).unwrap();
+        let mut next = BTreeMap::new();
+        for line in text.lines() {
+            let mut parts = line.split(' ');
+            let writer = parts.next().unwrap().to_owned();
+            let i: usize = parts.next().unwrap().parse().unwrap();
+            assert_eq!(parts.next().unwrap(), "r".repeat(i % 100), "torn: {line}");
+            let due = next.entry(writer).or_insert(0);
+            assert_eq!(i, *due, "lost or out of order");
+            *due += 1;
+        }
+        assert_eq!(text.lines().count(), records);
+    }
+    end(mounts);
+}
+
+#[test]
+fn attributes_and_names_changed_on_one_mount_are_seen_by_the_next_lookup_on_another() {
+    if !fuse_or_skip("attributes across mounts") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let [a, b, c] = three(&cluster);
+    for i in 0..300_u32 {
+        let (here, there) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let name = format!("f{}", i % 5);
+        let seen = |m: &Mount| std::fs::metadata(m.join(&name));
+        let _ = (seen(here), seen(there));
+        std::fs::write(here.join(&name), vec![b'x'; i as usize]).unwrap();
+        let mode = 0o600 | (i & 0o77);
+        std::fs::set_permissions(here.join(&name), PermissionsExt::from_mode(mode)).unwrap();
+        let (mine, theirs) = (seen(here).unwrap(), seen(there).unwrap());
+        assert_eq!(theirs.mode() & 0o7777, mode, "round {i}");
+        assert_eq!(
+            (theirs.len(), theirs.ino()),
+            (u64::from(i), mine.ino()),
+            "round {i}"
+        );
+        assert_eq!(
+            (theirs.mtime(), theirs.mtime_nsec()),
+            (mine.mtime(), mine.mtime_nsec())
+        );
+        let moved = format!("moved{}", i % 3);
+        std::fs::rename(here.join(&name), here.join(&moved)).unwrap();
+        assert!(seen(there).is_err(), "round {i}: the old name is gone");
+        assert_eq!(
+            std::fs::metadata(there.join(&moved)).unwrap().ino(),
+            mine.ino()
+        );
+        std::fs::remove_file(here.join(&moved)).unwrap();
+        assert!(
+            !there.join(&moved).exists() && !c.join(&moved).exists(),
+            "round {i}"
+        );
+        let listed = std::fs::read_dir(there.path()).unwrap().count();
+        assert_eq!(listed, 0, "round {i}");
+    }
+    end([a, b, c]);
+}
+
+#[test]
+fn a_reader_never_misses_a_file_that_is_renamed_over() {
+    if !fuse_or_skip("a_reader_never_misses_a_file_that_is_renamed_over") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let [a, b, c] = three(&cluster);
+    let stop = Arc::new(AtomicBool::new(false));
+    let content = |i: u64| format!("{i:010}\n").repeat(1 + (i as usize % 700));
+    std::fs::write(a.join("f"), content(0)).unwrap();
+    let (dir, done) = (a.path().to_owned(), stop.clone());
+    let writer = std::thread::spawn(move || {
+        let mut i = 0;
+        while !done.load(Ordering::Acquire) {
+            i += 1;
+            std::fs::write(dir.join("tmp"), content(i)).unwrap();
+            std::fs::rename(dir.join("tmp"), dir.join("f")).unwrap();
+        }
+        i
+    });
+    let (limit, opens) = (times(5_000), Arc::new(AtomicUsize::new(0)));
+    let began = Instant::now();
+    let readers: Vec<_> = [a.path(), b.path(), b.path(), c.path()]
+        .map(|dir| {
+            let (path, opens) = (dir.join("f"), opens.clone());
+            std::thread::spawn(move || {
+                let mut newest = 0;
+                while opens.fetch_add(1, Ordering::AcqRel) < limit {
+                    let text = std::fs::read_to_string(&path).expect("never missing");
+                    let first: u64 = text.lines().next().expect("never empty").parse().unwrap();
+                    assert!(text == content(first), "mixed content");
+                    assert!(first >= newest, "an older file after a newer one");
+                    newest = first;
+                }
+            })
+        })
+        .into();
+    let read: Vec<_> = readers
+        .into_iter()
+        .map(std::thread::JoinHandle::join)
+        .collect();
+    stop.store(true, Ordering::Release);
+    let renames = writer.join().unwrap();
+    assert!(read.iter().all(Result::is_ok));
+    println!(
+        "{limit} opens beside {renames} renames in {:?}",
+        began.elapsed()
+    );
+    end([a, b, c]);
+}
+
+#[test]
+fn a_file_that_shrinks_and_grows_shows_no_byte_of_another_time() {
+    if !fuse_or_skip("shrink and grow") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let [a, b, c] = three(&cluster);
+    let path = a.join("f");
+    std::fs::write(&path, b"").unwrap();
+    for round in 0..400_u32 {
+        let byte = b'a' + (round % 26) as u8;
+        let (long, short) = (
+            10_000 + (round as usize * 977) % 9000,
+            (round as usize * 131) % 8000,
+        );
+        let f = OpenOptions::new().write(true).open(&path).unwrap();
+        f.set_len(0).unwrap();
+        f.write_all_at(&vec![byte; long], 0).unwrap();
+        drop(f);
+        let seen = std::fs::read(b.join("f")).unwrap();
+        assert!(
+            seen.len() == long && seen.iter().all(|x| *x == byte),
+            "round {round}: written"
+        );
+        let f = OpenOptions::new().write(true).open(&path).unwrap();
+        f.set_len(short as u64).unwrap();
+        f.set_len(long as u64).unwrap();
+        drop(f);
+        for reader in [&b, &c] {
+            let seen = std::fs::read(reader.join("f")).unwrap();
+            assert_eq!(seen.len(), long, "round {round}: cut and grown");
+            assert!(
+                seen[..short].iter().all(|x| *x == byte) && seen[short..].iter().all(|x| *x == 0),
+                "round {round}: stale bytes beyond the cut"
+            );
+        }
+    }
+    end([a, b, c]);
+}
+
+#[test]
+fn a_follower_sees_what_another_mount_synced_within_a_second() {
+    if !fuse_or_skip("a_follower_sees_what_another_mount_synced_within_a_second") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let [a, b, c] = three(&cluster);
+    std::fs::write(a.join("log"), b"").unwrap();
+    let mut log = OpenOptions::new().append(true).open(a.join("log")).unwrap();
+    let mut follower = std::fs::File::open(b.join("log")).unwrap();
+    let mut slowest = Duration::ZERO;
+    for i in 0..50 {
+        let line = format!("line {i}\n");
+        log.write_all(line.as_bytes()).unwrap();
+        log.sync_all().unwrap();
+        let mut got = String::new();
+        // As tail -f does: the same descriptor, again and again.
+        let took = wait_for("the line", Duration::from_secs(1), || {
+            follower.read_to_string(&mut got).unwrap();
+            got == line
+        });
+        slowest = slowest.max(took.unwrap_or_else(|e| panic!("line {i}: {e}, got {got:?}")));
+    }
+    println!("followed at most {slowest:?} behind");
+    drop((log, follower));
+    end([a, b, c]);
+}
