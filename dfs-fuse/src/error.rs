@@ -29,6 +29,8 @@ pub fn errno(code: ErrorCode) -> i32 {
         C::FileTooBig => libc::EFBIG,
         C::NotSupported => libc::EOPNOTSUPP,
         C::Conflict => libc::EAGAIN,
+        C::Locked => libc::EAGAIN,
+        C::NoLocks => libc::ENOLCK,
         C::NotLeader
         | C::WrongEpoch
         | C::NoServingLease

@@ -151,7 +151,9 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | C::OpTooOld
         | C::BadRequest
         | C::StoreFailed
-        | C::Internal => Exit::Failed,
+        | C::Internal
+        | C::Locked
+        | C::NoLocks => Exit::Failed,
     }
 }
 

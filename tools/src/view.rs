@@ -370,6 +370,10 @@ pub struct StatusView {
     pub deletes_waiting: u64,
     /// Orphans held open.
     pub orphans: u64,
+    /// Ranges of files that programs have locked.
+    pub locks: u64,
+    /// Requests that wait for one.
+    pub lock_waits: u64,
     /// Capacity at N copies.
     pub total_bytes: u64,
     /// Free at N copies.
@@ -407,6 +411,8 @@ impl From<&ClusterStatus> for StatusView {
             },
             deletes_waiting: s.deletes_waiting,
             orphans: s.orphans,
+            locks: s.locks.0,
+            lock_waits: s.locks.1,
             total_bytes: s.statfs.total_bytes,
             free_bytes: s.statfs.free_bytes,
             live_bytes: s.statfs.live_bytes,

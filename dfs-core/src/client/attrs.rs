@@ -180,7 +180,7 @@ impl Client {
         match done? {
             MutationOk::Attr(attr) | MutationOk::Entry { attr, .. } => Ok(Some(self.shown(attr))),
             MutationOk::Committed { attr, .. } => Ok(Some(self.shown(attr))),
-            MutationOk::Done | MutationOk::Removed { .. } => Ok(None),
+            MutationOk::Done | MutationOk::Removed { .. } | MutationOk::Locked => Ok(None),
         }
     }
 

@@ -91,6 +91,10 @@ pub enum ErrorCode {
     StoreFailed,
     /// A bug or a broken disk at the server.
     Internal,
+    /// Another owner holds a lock that excludes the one asked for.
+    Locked,
+    /// No room for more locks on the file, in the session or in the cluster.
+    NoLocks,
 }
 
 impl ErrorCode {
@@ -107,7 +111,8 @@ impl ErrorCode {
             | C::TimedOut
             | C::DamagedInTransit
             | C::NotReady
-            | C::Busy => ErrorClass::Retry,
+            | C::Busy
+            | C::Locked => ErrorClass::Retry,
             C::UnknownOutcome => ErrorClass::Unknown,
             C::NotFound
             | C::Exists
@@ -135,7 +140,8 @@ impl ErrorCode {
             | C::Unauthorized
             | C::WrongCluster
             | C::StoreFailed
-            | C::Internal => ErrorClass::Permanent,
+            | C::Internal
+            | C::NoLocks => ErrorClass::Permanent,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Clients and stores to the master, and what the master pushes to clients.
 use super::mutation::{Mutation, MutationOk};
 use crate::types::{
-    Attr, ChunkNo, ClientId, Epoch, Extent, FileKind, Incarnation, Ino, LeaseSeq, LogIndex, Name,
-    NodeId, ObjectId, ObjectSum, OpId, PgId, PgMap, Revision, StoreId, Term, Time, VersionInfo,
-    VersionNo,
+    Attr, ChunkNo, ClientId, Epoch, Extent, FileKind, HeldLock, Incarnation, Ino, LeaseSeq,
+    LockRequest, LogIndex, Name, NodeId, ObjectId, ObjectSum, OpId, PgId, PgMap, Revision, StoreId,
+    Term, Time, VersionInfo, VersionNo,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -123,6 +123,19 @@ pub enum MasterRequest {
         /// The node.
         node: NodeId,
     },
+    /// [`Mutation::Lock`], answered with what a holder must know. With `waiter` the answer may take
+    /// until the lock is free: the question is repeated every second or so, lest the place in the
+    /// queue is lost; giving it up is an [`Mutation::Abandon`]. Registers interest in the inode.
+    Lock {
+        /// Names it for ever.
+        op: OpId,
+        /// The session's lowest unfinished sequence (<= op.seq).
+        low: u64,
+        /// What.
+        body: LockRequest,
+        /// Wait, under this number of the session's (it keeps its place under another op).
+        waiter: Option<u64>,
+    },
 }
 
 /// An inode that a session has open.
@@ -228,6 +241,13 @@ pub enum Query {
         /// The inode.
         ino: Ino,
     },
+    /// The first lock that excludes this one.
+    LockConflict {
+        /// The asking session.
+        client: ClientId,
+        /// What it would lock.
+        body: LockRequest,
+    },
 }
 
 /// One directory entry.
@@ -303,6 +323,8 @@ pub enum QueryAnswer {
     PgMap(PgMap),
     /// To `Paths`.
     Paths(Vec<Vec<u8>>),
+    /// To `LockConflict`.
+    Conflict(Option<HeldLock>),
 }
 
 /// What a store tells the master.
@@ -472,6 +494,15 @@ pub enum MasterResponse {
     Files(Vec<(Ino, Vec<u8>, u64)>, bool),
     /// To `RepairLog`.
     Receipts(Vec<RepairReceipt>),
+    /// To `Lock`: it is held, and the file is in this state.
+    Locked {
+        /// Attributes now.
+        attr: Attr,
+        /// State as of this log index.
+        as_of: LogIndex,
+        /// The current content's first chunk, if it is all there is and not too much.
+        layout: Option<Layout>,
+    },
 }
 
 /// How the cluster is, worst last.
@@ -574,6 +605,8 @@ pub struct ClusterStatus {
     pub statfs: StatFsInfo,
     /// Inodes that are orphans still held open.
     pub orphans: u64,
+    /// Ranges locked by programs, and requests that wait for one.
+    pub locks: (u64, u64),
 }
 
 /// What changed about an inode.

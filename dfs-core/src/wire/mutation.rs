@@ -1,7 +1,7 @@
 //! Mutations: what a client asks the master to change, each under an op-id.
 use crate::types::{
-    Attr, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, Name, ObjectId, ObjectSum, OpId,
-    Revision, SetTime, StoreId, VersionNo,
+    Attr, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, LockRequest, LockSpace, Name,
+    ObjectId, ObjectSum, OpId, Revision, SetTime, StoreId, VersionNo,
 };
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +178,22 @@ pub enum Mutation {
     },
     /// Drops history for good.
     Purge(PurgeScope),
+    /// Locks a range for an owner of this session, in place of what the owner has there. `Locked`
+    /// if another owner excludes it: then nothing is decided, and the op may come again.
+    Lock(LockRequest),
+    /// An owner of this session gives up what it has locked in a range.
+    Unlock {
+        /// The file.
+        ino: Ino,
+        /// Which kind.
+        space: LockSpace,
+        /// Whose.
+        owner: u64,
+        /// First byte.
+        first: u64,
+        /// Last byte, inclusive.
+        last: u64,
+    },
 }
 
 /// COMMIT(X, inode, lease, epochs, extent delta, size, mtime, acks).
@@ -300,4 +316,6 @@ pub enum MutationOk {
         /// See above.
         orphan: Option<Ino>,
     },
+    /// The lock is held.
+    Locked,
 }

@@ -172,6 +172,10 @@ fn text(status: &ClusterStatus, now: Time) -> String {
                 status.deletes_waiting, status.orphans
             ),
         ),
+        (
+            "locks",
+            format!("{} held, {} waited for", status.locks.0, status.locks.1),
+        ),
         ("sessions", status.sessions.len().to_string()),
     ] {
         text.push_str(&format!("{key:<9} {value}\n"));
@@ -248,6 +252,7 @@ mod tests {
             deletes_waiting: 0,
             statfs: StatFsInfo::default(),
             orphans: 0,
+            locks: (0, 0),
         }
     }
 

@@ -69,6 +69,12 @@ impl Master {
         out: &mut Vec<MasterAction>,
     ) {
         self.note_command(index, &entry.command, &applied, pending.as_ref());
+        if let Some(client) = applied.ended {
+            self.end_lock_waits(client, out);
+        }
+        for ino in &applied.unlocked {
+            self.wake_locks(*ino, None);
+        }
         self.tell_watchers(&applied.watch, entry.at, out);
         let now = self.now;
         let Some(leading) = self.leading.as_deref_mut() else {
@@ -97,6 +103,13 @@ impl Master {
                     (None, _) => out.push(refusal(to, crate::wire::ErrorCode::Internal.into())),
                 }
             }
+            Pending::Lock(asked) => match applied.result {
+                Some((_, result)) => self.lock_decided(asked, result, out),
+                None => {
+                    let error = crate::wire::ErrorCode::Internal.into();
+                    self.lock_decided(asked, Err(error), out);
+                }
+            },
             Pending::OpenSession { to, client } => {
                 let answer = self.session_opened(client, to, applied.refused);
                 out.push(answer);
@@ -276,7 +289,7 @@ fn cached_by_author(ok: &MutationOk) -> Option<Ino> {
         MutationOk::Entry { attr, .. }
         | MutationOk::Attr(attr)
         | MutationOk::Committed { attr, .. } => Some(attr.ino),
-        MutationOk::Done | MutationOk::Removed { .. } => None,
+        MutationOk::Done | MutationOk::Removed { .. } | MutationOk::Locked => None,
     }
 }
 

@@ -28,6 +28,10 @@ pub struct MasterConfig {
     pub proposals_max: usize,
     /// Reads waiting for a ReadIndex round before more are refused with `Busy`.
     pub reads_max: usize,
+    /// Locks that may be waited for at a time; more are refused.
+    pub lock_waits_max: u64,
+    /// Who waits for a lock and does not ask again for this long loses its place.
+    pub lock_wait_forget: Duration,
     /// A store without a heartbeat for this long is down, whatever gossip says.
     pub heartbeat_timeout: Duration,
     /// A store that is down this long is replaced (at once where one live copy is left).
@@ -85,6 +89,8 @@ impl MasterConfig {
             interests_max: 200_000,
             proposals_max: 20_000,
             reads_max: 50_000,
+            lock_waits_max: 20_000,
+            lock_wait_forget: Duration::from_secs(5),
             heartbeat_timeout: Duration::from_secs(3),
             repair_grace: Duration::from_secs(10),
             rebalance_pgs_max: 8,

@@ -2,13 +2,14 @@
 use super::clock::LogClock;
 use super::coherence::{Coherence, CoherenceConfig, WaitId};
 use super::config::MasterConfig;
+use super::lock_waits::LockWaits;
 use super::opens::Opens;
 use super::repair::Repairs;
 use super::sessions::Liveness;
 use super::stores::StoreTable;
 use super::voters::VoterPlan;
 use crate::types::ChunkNo;
-use crate::types::{ClientId, Ino, LogIndex, PgId, StoreId, Term, Time};
+use crate::types::{ClientId, Ino, LockRequest, LogIndex, OpId, PgId, StoreId, Term, Time};
 use crate::wire::master::{Heartbeat, MasterResponse};
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Query, WireError};
@@ -19,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) enum Pending {
     /// A client's mutation.
     Mutate { to: ReplyTo },
+    /// A client's lock.
+    Lock(LockAsked),
     /// A session begins.
     OpenSession { to: ReplyTo, client: ClientId },
     /// Answered with `Done`.
@@ -64,6 +67,18 @@ pub(super) struct OpenAsked {
     pub fresh: bool,
 }
 
+/// A lock on its way to its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LockAsked {
+    /// `None`: it is in the queue, which knows.
+    pub to: Option<ReplyTo>,
+    pub op: OpId,
+    pub low: u64,
+    pub ask: LockRequest,
+    /// Number under which it may wait.
+    pub waiter: Option<u64>,
+}
+
 /// A read that waits for a round.
 #[derive(Debug)]
 pub(super) struct Read {
@@ -81,6 +96,8 @@ pub(super) enum ReadKind {
         body: Query,
     },
     Open(OpenAsked),
+    /// Excluded, as it seems, and may not wait.
+    TryLock(LockAsked),
     KeepAlive {
         client: ClientId,
     },
@@ -121,6 +138,7 @@ pub(super) struct Leading {
     pub clock: LogClock,
     pub coherence: Coherence,
     pub opens: Opens,
+    pub lock_waits: LockWaits,
     pub liveness: Liveness,
     pub stores: StoreTable,
     pub repairs: Repairs,
@@ -168,6 +186,7 @@ impl Leading {
             clock,
             coherence: Coherence::new(coherence, term, now, sessions.iter().copied()),
             opens: Opens::default(),
+            lock_waits: LockWaits::default(),
             liveness: Liveness::new(now, sessions.iter().copied()),
             stores: StoreTable::new(now, map_version),
             repairs: Repairs::default(),
@@ -197,6 +216,7 @@ impl Pending {
             Self::Mutate { to, .. } | Self::OpenSession { to, .. } | Self::Control { to } => {
                 vec![*to]
             }
+            Self::Lock(asked) => asked.to.into_iter().collect(),
             Self::RaiseLease(all) => all.iter().map(|asked| asked.to).collect(),
             Self::Task(_) => Vec::new(),
         }

@@ -276,6 +276,8 @@ impl Master {
         let reads = rounds.chain(confirmed).flatten().chain(leading.reads);
         let not_leader = self.not_leader();
         out.extend(reads.map(|read| refusal(read.to, not_leader.clone())));
+        let waiting = leading.lock_waits.into_all().filter_map(|w| w.to);
+        out.extend(waiting.map(|to| refusal(to, not_leader.clone())));
         for (_, held) in leading.held {
             let (to, error) = held.refused(&not_leader);
             out.push(refusal(to, error));
@@ -337,6 +339,7 @@ impl Master {
             Some(Pending::Task(task)) => {
                 leading.busy.remove(&task);
             }
+            Some(Pending::Lock(asked)) => self.lock_not_decided(&asked, error, out),
             Some(pending) => {
                 if let Pending::RaiseLease(all) = &pending {
                     for asked in all.iter().filter(|asked| asked.fresh) {

@@ -32,6 +32,7 @@ impl Master {
             tracing::warn!(ms = stalled.as_millis(), "this process was stalled");
             leading.liveness.forgive(stalled);
             leading.stores.forgive(stalled);
+            leading.lock_waits.forgive(stalled);
         }
         leading.coherence.tick(now);
         let step = now.since(leading.stepped_at) >= STEP_EVERY;
@@ -43,6 +44,7 @@ impl Master {
                 leading.stepped_at = now;
             }
             self.expire_sessions();
+            self.forget_lock_waits(out);
             self.watch_stores();
             self.activate_fenced();
             self.plan_repair();

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `coherence` (over `seats`), `opens` | who caches what, who has what open |
 //! | `requests`, `reads`, `applied` | a request's way in, to the state, and out |
+//! | `locks` (over `lock_waits`) | locks granted, and who waits for one |
 //! | `sessions`, `stores`, `notes` | liveness, heartbeats, leases, news |
 //! | `repair`, `voters`, `maintenance` | what the leader proposes by itself |
 //! | `snapshot` | flushing, compaction, serving and installing the state |
@@ -28,6 +29,8 @@ mod coherence;
 mod config;
 mod event;
 mod leading;
+mod lock_waits;
+mod locks;
 mod machine;
 mod maintenance;
 mod notes;

@@ -79,6 +79,9 @@ impl Master {
 
     fn answer(&mut self, read: Read, out: &mut Vec<MasterAction>) {
         let (to, arrived) = (read.to, read.arrived);
+        if let ReadKind::TryLock(asked) = read.what {
+            return self.lock_confirmed(asked, out);
+        }
         let answer = match read.what {
             ReadKind::Query {
                 client,
@@ -86,6 +89,7 @@ impl Master {
                 body,
             } => self.answer_query(client.filter(|_| interest), &body, out),
             ReadKind::Open(asked) => self.answer_open(asked, out),
+            ReadKind::TryLock(_) => return,
             ReadKind::KeepAlive { client } => self.answer_keep_alive(client, arrived),
             ReadKind::Heartbeat(heartbeat) => self.answer_heartbeat(&heartbeat),
             ReadKind::PgListing { pg, after, limit } => self.answer_listing(pg, after, limit),

@@ -1,6 +1,6 @@
 //! Requests on their way in: each becomes a proposal, a read, or a change of soft state.
 use super::event::MasterAction;
-use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
+use super::leading::{Held, Leading, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, refusal, reply};
 use crate::master::command::Command;
 use crate::types::{ClientId, Ino, NodeId, OpId, Term};
@@ -40,6 +40,12 @@ impl Master {
                 };
                 self.propose(command, Pending::Control { to });
             }
+            R::Lock {
+                op,
+                low,
+                body,
+                waiter,
+            } => self.on_lock(to, (op, low), body, waiter, out),
             R::Mutate { op, low, body } => self.on_mutate(to, op, low, body, out),
             R::Query {
                 client,
@@ -126,16 +132,23 @@ impl Master {
         body: Mutation,
         out: &mut Vec<MasterAction>,
     ) {
-        let busy = self
-            .leading
-            .as_ref()
-            .is_some_and(|l| l.pending.len() + l.held.len() >= self.config.proposals_max);
-        if busy {
+        if self.is_busy() {
             let detail = "too many changes are in flight";
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;
         }
+        let of_locks = matches!(body, Mutation::Unlock { .. } | Mutation::Abandon { .. });
+        let locks = of_locks.then(|| body.clone());
         self.propose(Command::Mutate { op, low, body }, Pending::Mutate { to });
+        if let Some(body) = locks {
+            self.foresee_locks(op.client, &body, out);
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        let in_flight = |l: &Leading| l.pending.len() + l.held.len();
+        let max = self.config.proposals_max;
+        self.leading.as_deref().is_some_and(|l| in_flight(l) >= max)
     }
 
     fn on_keep_alive(

@@ -67,6 +67,7 @@ impl Master {
             deletes_waiting,
             statfs,
             orphans: leading.orphans_seen,
+            locks: (self.state.locks().count(), leading.lock_waits.count()),
         })
     }
 

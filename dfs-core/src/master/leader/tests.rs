@@ -1,6 +1,7 @@
 //! Masters driven end to end: logs on simulated disks, messages in a queue, stores that only say
 //! what a store would say.
 mod bench;
+mod locks;
 mod store;
 
 use crate::types::{ClientId, FileKind, Ino, Name, OpId, PgPhase, RaftId, StoreId, Term};

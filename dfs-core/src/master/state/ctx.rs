@@ -135,6 +135,8 @@ pub struct Applied {
     pub notes_added: bool,
     /// This session ended.
     pub ended: Option<ClientId>,
+    /// Locks on these files were given up: who waits for one may go on.
+    pub unlocked: Vec<Ino>,
     /// Refused, for a command other than a mutation.
     pub refused: Option<WireError>,
 }

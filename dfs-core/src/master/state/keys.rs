@@ -3,7 +3,9 @@
 //! Numbers are big-endian, so that a scan meets them in order. FORMAT.
 use super::StateError;
 use crate::store::{Kv, KvRead};
-use crate::types::{ClientId, LogIndex, OpId, PgId, RaftId, StoreId, Time};
+use crate::types::{
+    ClientId, Ino, LockHolder, LockSpace, LogIndex, OpId, PgId, RaftId, StoreId, Time,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Notes for stores, by log index.
@@ -28,6 +30,9 @@ pub const META: u8 = b'v';
 pub const RECEIPT: u8 = b'w';
 /// Raft ids.
 pub const VOTER: u8 = b'x';
+
+/// Locked ranges of files, by inode, kind, session, owner and first byte.
+pub const LOCK: u8 = b'y';
 
 /// The applied index and what goes with it.
 pub const APPLIED: &[u8] = b"vapplied";
@@ -106,6 +111,31 @@ pub fn voter(id: RaftId) -> Vec<u8> {
     let mut key = vec![VOTER];
     key.extend(id.0.to_be_bytes());
     key
+}
+
+/// Key of a range, by its first byte, that an owner has locked on a file.
+pub fn lock(ino: Ino, space: LockSpace, holder: LockHolder, first: u64) -> Vec<u8> {
+    let mut key = vec![LOCK];
+    key.extend(ino.0.to_be_bytes());
+    key.push(space as u8);
+    key.extend(holder.client.0.to_be_bytes());
+    key.extend(holder.owner.to_be_bytes());
+    key.extend(first.to_be_bytes());
+    key
+}
+
+/// Of which file, kind and owner a key made by [`lock`] is.
+pub fn lock_of(key: &[u8]) -> Option<(Ino, LockSpace, LockHolder)> {
+    let ino = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    let space = match key.get(9)? {
+        0 => LockSpace::Posix,
+        1 => LockSpace::Flock,
+        _ => return None,
+    };
+    let client = u128::from_be_bytes(key.get(10..26)?.try_into().ok()?);
+    let owner = u64::from_be_bytes(key.get(26..34)?.try_into().ok()?);
+    let client = ClientId(client);
+    Some((Ino(ino), space, LockHolder { client, owner }))
 }
 
 /// Reads and decodes a row.

@@ -6,10 +6,13 @@
 //! always a state at one index. Invariants:
 //! 1. equal logs give equal tables on every voter;
 //! 2. the rolling hash of the applied row covers every entry from the first.
+mod disown;
+mod locking;
 mod queries;
 
 use super::ctx::{Applied, ApplyCtx, ApplyError, Effects, StateError};
 use super::keys;
+use super::locks::Locks;
 use super::namespace;
 use super::notes::{self};
 use super::pgs::Pgs;
@@ -17,9 +20,8 @@ use super::sessions::{Decision, ResultRow, Sessions};
 use super::stores::{StoreRow, Stores};
 use crate::master::command::{Command, LogEntry};
 use crate::store::{Kv, prefix_end};
-use crate::types::{ChunkNo, ClusterId, Ino, LogIndex, OpId, QuorumSizes, Term, Time, crc32c};
-use crate::wire::master::Note;
-use crate::wire::{ErrorCode, Mutation, MutationOk, WireError};
+use crate::types::{ClusterId, LogIndex, OpId, QuorumSizes, Term, Time, crc32c};
+use crate::wire::{ErrorCode, Mutation, WireError};
 use serde::{Deserialize, Serialize};
 
 /// Receipts kept.
@@ -60,6 +62,7 @@ pub struct MasterState<K> {
     sessions: Sessions,
     pgs: Pgs,
     stores: Stores,
+    locks: Locks,
     repair_paused: bool,
 }
 
@@ -75,6 +78,7 @@ impl<K: Kv> MasterState<K> {
             sessions: Sessions::load(&kv)?,
             pgs: Pgs::load(&kv)?,
             stores: Stores::load(&kv)?,
+            locks: Locks::load(&kv)?,
             repair_paused: keys::get(&kv, "paused", keys::PAUSED)?.unwrap_or(false),
             kv,
         })
@@ -90,6 +94,7 @@ impl<K: Kv> MasterState<K> {
         self.sessions = Sessions::load(&self.kv)?;
         self.pgs = Pgs::load(&self.kv)?;
         self.stores = Stores::load(&self.kv)?;
+        self.locks = Locks::load(&self.kv)?;
         self.repair_paused = keys::get(&self.kv, "paused", keys::PAUSED)?.unwrap_or(false);
         Ok(())
     }
@@ -242,12 +247,16 @@ impl<K: Kv> MasterState<K> {
         body: &Mutation,
         effects: &mut Effects,
     ) -> Result<Applied, StateError> {
+        let mut unlocked = Vec::new();
         let (result, touched) = match self.sessions.begin(&mut self.kv, op, low)? {
             Decision::Decided(row) => (row.result, row.touched),
             Decision::Refused(e) => (Err(e), Vec::new()),
             Decision::Open => {
                 let result = match body {
                     Mutation::Abandon { op: target } => self.abandon(op, *target)?,
+                    Mutation::Lock(_) | Mutation::Unlock { .. } => {
+                        self.change_locks(op.client, body, &mut unlocked)?
+                    }
                     body => self.with_namespace(op, effects, |ctx| namespace::apply(ctx, body))?,
                 };
                 let row = ResultRow {
@@ -261,25 +270,9 @@ impl<K: Kv> MasterState<K> {
         Ok(Applied {
             result: Some((op, result)),
             touched,
+            unlocked,
             ..Applied::default()
         })
-    }
-
-    /// Disowns `target`. If it was applied before, answers what it had been answered.
-    fn abandon(
-        &mut self,
-        op: OpId,
-        target: OpId,
-    ) -> Result<Result<MutationOk, WireError>, StateError> {
-        if op.client != target.client {
-            let detail = "an op can be disowned only by its own session";
-            return Ok(Err(WireError::new(ErrorCode::Invalid, detail)));
-        }
-        if let Some(row) = Sessions::result(&self.kv, target)? {
-            return Ok(row.result);
-        }
-        self.sessions.abort(&mut self.kv, target)?;
-        Ok(Ok(MutationOk::Done))
     }
 
     /// Runs a namespace function; refused means that nothing changed.
@@ -324,13 +317,17 @@ impl<K: Kv> MasterState<K> {
             }
             Command::EndSession { client, expired: _ } => {
                 let ended = self.sessions.end(&mut self.kv, *client)?.then_some(*client);
+                let mut unlocked = Vec::new();
                 if ended.is_some() {
+                    let files = self.locks.end_session(&mut self.kv, *client);
+                    unlocked.extend(files);
                     let _ = self.with_namespace(nobody, effects, |ctx| {
                         Ok(namespace::end_session(ctx, *client)?)
                     })?;
                 }
                 Ok(Applied {
                     ended,
+                    unlocked,
                     ..Applied::default()
                 })
             }
@@ -341,10 +338,21 @@ impl<K: Kv> MasterState<K> {
             Command::RaiseLease { ino } => {
                 self.run(effects, |ctx| namespace::raise_lease(ctx, *ino).map(|_| ()))
             }
-            Command::Reap { inos } => self.run(effects, |ctx| {
-                inos.iter()
-                    .try_for_each(|ino| Ok(namespace::reap(ctx, *ino).map(|_| ())?))
-            }),
+            Command::Reap { inos } => {
+                let mut gone = Vec::new();
+                let done = self.run(effects, |ctx| {
+                    for ino in inos {
+                        if namespace::reap(ctx, *ino)? {
+                            gone.push(*ino);
+                        }
+                    }
+                    Ok(())
+                });
+                for ino in gone {
+                    self.locks.drop_file(&mut self.kv, ino);
+                }
+                done
+            }
             Command::SealAll { inos } => {
                 self.run(effects, |ctx| Ok(namespace::seal_all(ctx, inos)?))
             }
@@ -369,28 +377,6 @@ impl<K: Kv> MasterState<K> {
             refused: done.err(),
             ..Applied::default()
         })
-    }
-
-    /// Aborts ops that will never be applied, and tells the stores. An op whose objects are in use
-    /// was applied: its mark is only late.
-    fn abort(&mut self, ops: &[(Ino, OpId)], effects: &mut Effects) -> Result<(), StateError> {
-        for &(ino, op) in ops {
-            let decided = Sessions::result(&self.kv, op)?.is_some_and(|row| row.result.is_ok());
-            if decided || namespace::op_is_referenced(&self.kv, op)? {
-                continue;
-            }
-            let live = self
-                .sessions
-                .get(op.client)
-                .is_some_and(|row| op.seq >= row.low);
-            if live {
-                self.sessions.abort(&mut self.kv, op)?;
-            }
-            let count = self.pgs.map().pgs.len();
-            let home = crate::types::pg_of(ino, ChunkNo::HOME, u16::try_from(count).unwrap_or(1));
-            effects.notes.push((home, Note::Aborted { ino, op }));
-        }
-        Ok(())
     }
 
     fn dispatch_stores(&mut self, command: &Command) -> Applied {

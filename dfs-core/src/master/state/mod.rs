@@ -1,9 +1,10 @@
 //! The deterministic state of the master, applied alike on every voter.
 //!
 //! [`machine`] dispatches log entries; [`namespace`] has inodes, names, versions and extents;
-//! [`sessions`], [`pgs`], [`stores`] and [`notes`] have the rest.
+//! [`locks`], [`sessions`], [`pgs`], [`stores`] and [`notes`] have the rest.
 pub mod ctx;
 pub mod keys;
+pub mod locks;
 pub mod machine;
 pub mod namespace;
 pub mod notes;

@@ -353,7 +353,8 @@ impl Bench {
                 }
             }
             None => {
-                self.replies.insert(to, body);
+                let before = self.replies.insert(to, body);
+                assert_eq!(before, None, "{to:?} is answered once");
             }
         }
     }

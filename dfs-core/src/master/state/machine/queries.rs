@@ -2,6 +2,7 @@
 use super::{AppliedRow, ClusterRow, MasterState, broken};
 use crate::master::state::ctx::StateError;
 use crate::master::state::keys;
+use crate::master::state::locks::Locks;
 use crate::master::state::namespace;
 use crate::master::state::notes::{self, StoreNote};
 use crate::master::state::pgs::PgState;
@@ -74,6 +75,11 @@ impl<K: Kv> MasterState<K> {
     /// Raft ids in use.
     pub fn raft_nodes(&self) -> &BTreeMap<RaftId, (NodeId, SocketAddr)> {
         self.stores.voters()
+    }
+
+    /// Locks on files.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// Repair is paused.
@@ -153,6 +159,10 @@ impl<K: Kv> MasterState<K> {
         match query {
             Query::PgMap => Ok(QueryAnswer::PgMap(self.pgs.map().clone())),
             Query::StatFs => self.statfs().map(QueryAnswer::StatFs).map_err(broken),
+            Query::LockConflict { client, body } => {
+                let conflict = self.locks.conflict(*client, body);
+                Ok(QueryAnswer::Conflict(conflict))
+            }
             query => namespace::query(&self.kv, self.pgs.map(), query),
         }
     }

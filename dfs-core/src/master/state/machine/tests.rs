@@ -1,7 +1,8 @@
 //! Entries applied once, alike and in order.
 use super::*;
 use crate::store::MemKv;
-use crate::types::{ClientId, FileKind, Name};
+use crate::types::{ClientId, FileKind, Ino, Name};
+use crate::wire::MutationOk;
 use crate::wire::mutation::NewNode;
 
 const C: ClientId = ClientId(9);

@@ -37,7 +37,7 @@ pub use query::query;
 
 use crate::master::state::{ApplyCtx, ApplyError, StateError};
 use crate::store::{Kv, KvRead, prefix_end};
-use crate::types::{ClientId, Ino, LogIndex, OpId, PgMap, QuorumSizes, Time};
+use crate::types::{ClientId, FileKind, Ino, LogIndex, OpId, PgMap, QuorumSizes, Time};
 use crate::wire::{ErrorCode, Mutation, MutationOk, WireError};
 
 /// Versions that a name keeps, the newest included.
@@ -89,7 +89,8 @@ pub fn format(kv: &mut dyn Kv, at: Time) -> Result<(), StateError> {
     broken_only(tx::run(&mut ctx, |tx| Ok(create::root(tx)?)))
 }
 
-/// Applies a mutation. `Abandon` concerns sessions and is refused here.
+/// Applies a mutation. `Abandon` concerns sessions, `Lock` and `Unlock` have tables of their own:
+/// they are refused here.
 ///
 /// # Errors
 /// [`ApplyError::Refused`]: nothing changed and no effect was left. [`ApplyError::Broken`]: the
@@ -149,6 +150,10 @@ fn dispatch(tx: &mut tx::Tx<'_>, body: &Mutation) -> Result<MutationOk, ApplyErr
             let detail = "an abandon concerns the session, not the namespace";
             Err(WireError::new(ErrorCode::BadRequest, detail).into())
         }
+        Mutation::Lock(_) | Mutation::Unlock { .. } => {
+            let detail = "locks are no part of the namespace";
+            Err(WireError::new(ErrorCode::BadRequest, detail).into())
+        }
         Mutation::Seal { ino, token } => commit::seal(tx, *ino, *token),
         Mutation::Undelete { parent, name } => remove::undelete(tx, *parent, name),
         Mutation::Purge(scope) => remove::purge(tx, scope),
@@ -189,6 +194,14 @@ pub fn seal_all(ctx: &mut ApplyCtx<'_>, inos: &[Ino]) -> Result<(), StateError> 
 /// [`StateError`] when the tables are broken.
 pub fn end_session(ctx: &mut ApplyCtx<'_>, client: ClientId) -> Result<(), StateError> {
     broken_only(tx::run(ctx, |tx| Ok(commit::end_session(tx, client)?)))
+}
+
+/// What kind of inode this is, if it lives.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn kind_of(kv: &dyn KvRead, ino: Ino) -> Result<Option<FileKind>, StateError> {
+    Ok(read::inode(kv, ino)?.map(|inode| inode.kind))
 }
 
 /// True iff an object that `op` wrote is in use: then the op was applied.

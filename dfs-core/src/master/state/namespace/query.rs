@@ -57,6 +57,10 @@ fn answer(kv: &dyn KvRead, map: &PgMap, q: &Query) -> Result<QueryAnswer, QueryE
             first,
             count,
         } => layout(kv, *ino, *version, *first, *count),
+        Query::LockConflict { .. } => {
+            let detail = "locks are no part of the namespace";
+            Err(WireError::new(ErrorCode::BadRequest, detail).into())
+        }
         Query::History { parent, name } => history_query::history(kv, *parent, name),
         Query::HistoryNames { dir, after, limit } => {
             history_query::names(kv, *dir, after.as_ref(), *limit)
