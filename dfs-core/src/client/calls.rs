@@ -1,7 +1,7 @@
 //! Requests to the master: repeated until answered, or until the deadline.
 //!
 //! * `Redirect` and the `Retry` codes that only say "not now" are tried again after a short, growing
-//!   pause; `WrongEpoch` and `StaleLease` go to the caller, who must refresh something first.
+//!   pause; `WrongEpoch`, `StaleLease` and `Locked` go to the caller, who has something to do first.
 //! * No answer: asked again, a mutation with the same op-id, so that it happens once.
 //! * At the deadline a mutation that may have been sent is [`ClientError::Unknown`]; it is never
 //!   called failed or done. So is one whose session expired before its answer was heard.
@@ -22,13 +22,13 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// How a request ended without an answer.
-struct Given {
+pub(super) struct Given {
     /// The last attempt's error.
-    last: WireError,
+    pub(super) last: WireError,
     /// Some attempt may have reached the master.
-    maybe_sent: bool,
+    pub(super) maybe_sent: bool,
     /// The deadline passed (else the answer is final).
-    timed_out: bool,
+    pub(super) timed_out: bool,
 }
 
 impl Client {
@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// Asks until there is an answer that another attempt would not change.
-    async fn persist(
+    pub(super) async fn persist(
         &self,
         make: &(dyn Fn(ClientId) -> MasterRequest + Send + Sync),
         deadline: Instant,
@@ -101,8 +101,7 @@ impl Client {
                         let _ = timeout_at(deadline.into(), doubting).await;
                     }
                 }
-                ErrorClass::Retry
-                    if !matches!(code, ErrorCode::WrongEpoch | ErrorCode::StaleLease) => {}
+                ErrorClass::Retry if !is_for_caller(code) => {}
                 ErrorClass::Permanent if code == ErrorCode::SessionExpired => {
                     self.lose_session(session);
                     conn.close();
@@ -206,7 +205,13 @@ impl Client {
     }
 }
 
-fn not_done(given: Given, after: Duration) -> ClientError {
+/// A refusal that asking again at once would not change.
+fn is_for_caller(code: ErrorCode) -> bool {
+    use ErrorCode as C;
+    matches!(code, C::WrongEpoch | C::StaleLease | C::Locked)
+}
+
+pub(super) fn not_done(given: Given, after: Duration) -> ClientError {
     if given.timed_out {
         let last = given.last;
         ClientError::TimedOut { after, last }

@@ -64,7 +64,11 @@ impl PushHandler for Pushes {
         let conn = self.conn.get().cloned().unwrap_or_default();
         let ack = |seq| Ack::new(conn, client.session.client(), seq);
         match push {
-            Push::Invalidate { seq, touched, .. } => client.invalidated(&touched, ack(seq)),
+            Push::Invalidate {
+                seq,
+                as_of,
+                touched,
+            } => client.invalidated(&touched, as_of, ack(seq)),
             Push::Recall { seq, ino, shared } => client.recalled(ino, shared, ack(seq)),
             Push::Poke | Push::Watch { .. } => {}
         }

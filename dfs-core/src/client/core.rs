@@ -10,12 +10,12 @@ use crate::membership::bandwidth::Bandwidth;
 use crate::net::clock::{boottime, unix_ms};
 use crate::net::conn::deadline_in;
 use crate::net::{Conn, ConnOptions, Pool, PoolConfig};
-use crate::types::{Attr, ClientId, Ino, Time};
+use crate::types::{Attr, ClientId, Ino, LogIndex, Time};
 use crate::wire::MasterRequest;
 use crate::wire::master::Touched;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// See [`Client::contact_state`].
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Client {
     pub(super) session: Session,
     pub(super) cache: MetaCache,
     pub(super) map: MapCell,
+    /// Locks that are waited for at a time.
+    pub(super) lock_turns: Semaphore,
     known: Mutex<Known>,
     caches_until: Until,
     hooks: RwLock<Hooks>,
@@ -74,6 +76,7 @@ impl Client {
             session: Session::new(),
             cache: MetaCache::new(config.meta_cache_max_entries),
             map: MapCell::default(),
+            lock_turns: Semaphore::new(super::locks::WAITING_MAX),
             known: Mutex::default(),
             caches_until: Until::default(),
             hooks: RwLock::default(),
@@ -271,11 +274,11 @@ impl Client {
         }
     }
 
-    pub(super) fn invalidated(&self, touched: &[Touched], ack: Ack) {
+    pub(super) fn invalidated(&self, touched: &[Touched], as_of: LogIndex, ack: Ack) {
         self.cache.invalidate(touched);
         let hooks = self.hooks();
         if let Some(recall) = &hooks.recall {
-            recall.invalidated(touched);
+            recall.invalidated(touched, as_of);
         }
         match &hooks.listener {
             Some(listener) => listener.invalidated(touched, ack),

@@ -1,6 +1,6 @@
 //! What the layers above tell the client core: the file layer and the mount plug in here.
 use crate::net::Conn;
-use crate::types::{Attr, ClientId, Ino};
+use crate::types::{Attr, ClientId, Ino, LogIndex};
 use crate::wire::master::Touched;
 use crate::wire::{MasterRequest, Request};
 use std::sync::{Arc, Weak};
@@ -49,8 +49,9 @@ pub trait RecallHandler: Send + Sync {
     /// Another session wants to open `ino`: commit what is buffered, seal what was released, then
     /// drop `ack`. With `shared`, keep writing through from now on.
     fn recall(&self, ino: Ino, shared: bool, ack: Ack);
-    /// As [`CacheListener::invalidated`], for content held by the file layer.
-    fn invalidated(&self, touched: &[Touched]);
+    /// As [`CacheListener::invalidated`], for content held by the file layer. `as_of` is the change's
+    /// log index; zero if nothing has changed, but the interest has ended.
+    fn invalidated(&self, touched: &[Touched], as_of: LogIndex);
     /// As [`CacheListener::all_invalidated`].
     fn all_invalidated(&self);
     /// As [`CacheListener::session_lost`].

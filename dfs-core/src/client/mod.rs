@@ -33,6 +33,9 @@ mod files;
 #[cfg(feature = "net")]
 mod hooks;
 #[cfg(feature = "net")]
+#[allow(clippy::disallowed_methods)] // Deadlines of a driver.
+mod locks;
+#[cfg(feature = "net")]
 mod map;
 #[cfg(feature = "net")]
 mod names;
@@ -51,9 +54,10 @@ pub use self::{
     config::{ClientConfig, ConfigError},
     core::{Client, ContactState},
     error::{ClientError, Result},
-    file::{FileError, FileLayer, FileReader, FileWriter, OpenFile, OpenMode},
+    file::{FileError, FileLayer, FileReader, FileWriter, GiveUp, OpenFile, OpenMode},
     files::Opened,
     hooks::{Ack, AttrOverlay, CacheListener, RecallHandler},
+    locks::LockGrant,
     names::{new_node, split_path},
     session::{CacheToken, OpTicket},
 };

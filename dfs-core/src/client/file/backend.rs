@@ -1,7 +1,8 @@
 //! What the file layer needs of the cluster: implemented by the client core, and by fakes in tests.
+use crate::client::LockGrant;
 use crate::types::{
-    Attr, ChunkNo, ClientId, Ino, LeaseSeq, LogIndex, ObjectId, OpId, PgMap, StoreId, Time,
-    Timestamp, VersionNo,
+    Attr, ChunkNo, ClientId, HeldLock, Ino, LeaseSeq, LockRequest, LockSpace, LogIndex, ObjectId,
+    OpId, PgMap, StoreId, Time, Timestamp, VersionNo,
 };
 use crate::wire::master::Layout;
 use crate::wire::{Mutation, MutationOk, ReplicaRequest, ReplicaResponse, WireError};
@@ -82,6 +83,29 @@ pub trait Backend: Send + Sync + 'static {
     fn drop_session(&self, client: ClientId);
     /// The session has no handle on these any more.
     fn release(&self, inos: Vec<Ino>) -> BoxFuture<'_, ()>;
+    /// Locks a range for an owner of `session`; `Locked` if somebody excludes it.
+    fn try_lock(
+        &self,
+        session: ClientId,
+        ask: LockRequest,
+    ) -> BoxFuture<'_, Result<LockGrant, WireError>>;
+    /// As `try_lock`, waiting without a deadline; `None` when `give_up` came first.
+    fn wait_lock<'a>(
+        &'a self,
+        session: ClientId,
+        ask: LockRequest,
+        give_up: &'a mut BoxFuture<'static, ()>,
+    ) -> BoxFuture<'a, Result<Option<LockGrant>, WireError>>;
+    /// Gives up a range; nothing is left to be done when `session` has ended.
+    fn unlock(
+        &self,
+        session: ClientId,
+        what: (Ino, LockSpace, u64),
+        range: (u64, u64),
+    ) -> BoxFuture<'_, Result<(), WireError>>;
+    /// The first lock that excludes this one.
+    fn lock_conflict(&self, ask: LockRequest)
+    -> BoxFuture<'_, Result<Option<HeldLock>, WireError>>;
     /// A store's copy is damaged; it will be verified and repaired. Returns at once.
     fn report_damage(&self, ino: Ino, store: StoreId, object: ObjectId);
 }

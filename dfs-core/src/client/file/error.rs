@@ -18,6 +18,9 @@ pub enum FileError {
     /// Bytes written before were dropped with the session or the write lease.
     #[error("buffered writes were lost: {0}")]
     Dropped(&'static str),
+    /// A lock that was taken through this handle was lost with the session.
+    #[error("locks on this file were lost with the session: close it")]
+    LocksLost,
     /// The handle is not open for this.
     #[error("the handle is not open for {0}")]
     WrongMode(&'static str),
@@ -38,6 +41,7 @@ impl FileError {
             Self::Get(e) => e.code(),
             Self::Refused(e) => e.code,
             Self::Dropped(_) => ErrorCode::StaleLease,
+            Self::LocksLost => ErrorCode::SessionExpired,
             Self::WrongMode(_) => ErrorCode::NotPermitted,
             Self::TooBig => ErrorCode::FileTooBig,
             Self::BeyondEnd => ErrorCode::Invalid,

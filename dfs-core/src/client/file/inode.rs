@@ -9,9 +9,10 @@
 use super::dirty::Dirty;
 use super::error::FileError;
 use super::layout::LayoutCache;
+use super::locking::LockUses;
 use super::plan::Plan;
 use crate::client::put::{PutChange, PutDone};
-use crate::types::{Attr, Ino, LeaseSeq, Time, Timestamp, VersionNo};
+use crate::types::{Attr, Ino, LeaseSeq, LogIndex, Time, Timestamp, VersionNo};
 use crate::wire::WriteToken;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -72,6 +73,11 @@ pub(super) struct State {
     pub layout: Option<Arc<LayoutCache>>,
     /// Counts invalidations: an answer asked before one is not kept.
     pub invalidations: u64,
+    /// Of those, the ones that have no place in the log, and the place of the last other one.
+    pub unplaced: u64,
+    pub invalidated_at: LogIndex,
+    /// Of the last lock's answer, if nothing was invalidated since: the layout is current.
+    pub locked_at: Option<u64>,
     /// Size that programs see.
     pub size: u64,
     /// Time of the newest local change that is not committed.
@@ -95,6 +101,8 @@ pub(super) struct State {
     /// Errors of background writes so far, and the last one.
     pub errors: u64,
     pub last_error: Option<FileError>,
+    /// Owners of locks on it, or of requests for one.
+    pub locks: LockUses,
     /// When the last handle went.
     pub idle_since: Option<Time>,
 }
@@ -148,6 +156,25 @@ impl State {
     pub fn invalidate(&mut self) {
         self.invalidations += 1;
         self.layout = None;
+    }
+
+    /// As [`invalidate`](Self::invalidate), for a change at `as_of`; zero: for another reason.
+    pub fn invalidate_at(&mut self, as_of: LogIndex) {
+        self.invalidate();
+        self.unplaced += u64::from(as_of == LogIndex(0));
+        self.invalidated_at = self.invalidated_at.max(as_of);
+    }
+
+    /// What came with a lock, as of a place in the log, is still true: nothing was invalidated that
+    /// it does not contain. It was asked for when `unplaced` was this.
+    pub fn is_current(&self, attr: &Attr, as_of: LogIndex, unplaced: u64) -> bool {
+        let newest = self.attr.as_ref().map_or(attr.revision, |a| a.revision);
+        unplaced == self.unplaced && as_of >= self.invalidated_at && attr.revision >= newest
+    }
+
+    /// A lock is held, and what is known came with it.
+    pub fn is_locked(&self) -> bool {
+        self.locked_at == Some(self.invalidations)
     }
 
     /// Takes a layout that was asked for when `invalidations` was this.

@@ -6,7 +6,7 @@ use super::config::FileConfig;
 use super::error::{FileError, FileResult};
 use super::get_task::SharedLatencies;
 use super::inode::Inode;
-use crate::types::{Attr, Ino, PgMap, VersionNo};
+use crate::types::{Attr, Ino, LogIndex, PgMap, VersionNo};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,11 +220,11 @@ impl FileLayer {
     }
 
     /// Another session changed these inodes: what is known of their content is dropped.
-    pub fn invalidated(&self, touched: &[Touched]) {
+    pub fn invalidated(&self, touched: &[Touched], as_of: LogIndex) {
         for t in touched {
             if let Some(inode) = self.find(t.ino) {
                 // Even if only attributes changed: the interest has ended with the push.
-                inode.state().invalidate();
+                inode.state().invalidate_at(as_of);
             }
         }
     }
@@ -232,7 +232,7 @@ impl FileLayer {
     /// Nothing known of committed content may be used any more.
     pub fn all_invalidated(&self) {
         for inode in self.all() {
-            inode.state().invalidate();
+            inode.state().invalidate_at(LogIndex(0));
         }
     }
 

@@ -11,6 +11,7 @@
 //! 3. Flights of one inode commit in the order of the writes.
 //! 4. A recalled file is committed and sealed before the recall is acknowledged.
 //! 5. With the session or the lease, what was buffered under it is dropped, and said to be.
+//! 6. A lock is given up after what was written under it is committed; see `locking`.
 mod backend;
 mod blocks;
 mod budget;
@@ -21,6 +22,7 @@ mod get_task;
 mod inode;
 mod layer;
 mod layout;
+mod locking;
 mod open_file;
 mod over_client;
 mod plan;
@@ -36,10 +38,13 @@ pub use backend::{Backend, BoxFuture, OpHandle, Opened};
 pub use config::FileConfig;
 pub use error::{FileError, FileResult};
 pub use layer::{FileLayer, FileStats};
+pub use locking::GiveUp;
 pub use open_file::{OpenFile, OpenMode};
 pub use stream::{FileReader, FileWriter};
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod lock_tests;
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,10 @@
 use super::error::{FileError, FileResult};
 use super::inode::Inode;
 use super::layer::FileLayer;
+use super::locking::LockKey;
 use crate::types::{Attr, ChunkNo, Ino, VersionNo};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +67,8 @@ pub struct OpenFile {
     pub(super) inode: Arc<Inode>,
     mode: OpenMode,
     handle: Mutex<Handle>,
+    /// Whose locks were taken through it; its lock is taken last.
+    lock_owners: Mutex<BTreeSet<LockKey>>,
     released: AtomicBool,
 }
 
@@ -122,12 +126,18 @@ impl FileLayer {
             inode,
             mode,
             handle: Mutex::new(handle),
+            lock_owners: Mutex::default(),
             released: AtomicBool::new(false),
         })
     }
 }
 
 impl OpenFile {
+    pub(super) fn lock_owners(&self) -> MutexGuard<'_, BTreeSet<LockKey>> {
+        let owners = self.lock_owners.lock();
+        owners.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn handle(&self) -> MutexGuard<'_, Handle> {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,6 +179,7 @@ impl OpenFile {
     /// # Errors
     /// [`FileError::Get`]: no verified bytes could be had; never are others returned.
     pub async fn read(&self, offset: u64, len: usize) -> FileResult<Vec<Bytes>> {
+        self.check_locks(self.layer.backend.client())?;
         let out = self.layer.read(&self.inode, offset, len as u64).await?;
         self.read_ahead(offset, &out);
         Ok(out)
@@ -177,6 +188,7 @@ impl OpenFile {
     /// As [`read`](Self::read), if memory has it all.
     #[must_use]
     pub fn try_read_cached(&self, offset: u64, len: usize) -> Option<Vec<Bytes>> {
+        self.check_locks(self.layer.backend.client()).ok()?;
         let out = self.layer.read_cached(&self.inode, offset, len as u64)?;
         self.read_ahead(offset, &out);
         Some(out)
@@ -278,6 +290,7 @@ impl OpenFile {
     /// The first error that has; it stays for as long as the handle does, since what was written
     /// is lost for good.
     pub(super) fn check_failed(&self) -> FileResult<()> {
+        self.check_locks(self.layer.backend.client())?;
         let state = self.inode.state();
         let mut handle = self.handle();
         if state.errors > handle.errors_seen {
@@ -312,6 +325,7 @@ impl OpenFile {
     /// Closes the handle; seals and releases follow in the background. Also done on drop.
     pub fn release(&self) {
         if !self.released.swap(true, Ordering::AcqRel) && self.inode.version.is_none() {
+            self.unlock_all();
             self.layer.leave(&self.inode, self.mode.write);
         }
     }

@@ -2,11 +2,11 @@
 use super::backend::{Backend, BoxFuture, OpHandle, Opened};
 use super::{FileConfig, FileLayer};
 use crate::client::hooks::{Ack, AttrOverlay, RecallHandler};
-use crate::client::{Client, ClientError, OpTicket};
+use crate::client::{Client, ClientError, LockGrant, OpTicket};
 use crate::net::clock::{boottime, realtime};
 use crate::types::{
-    Attr, ChunkNo, ClientId, Ino, LogIndex, ObjectId, OpId, PgMap, QuorumSizes, StoreId, Time,
-    Timestamp, VersionNo,
+    Attr, ChunkNo, ClientId, HeldLock, Ino, LockRequest, LockSpace, LogIndex, ObjectId, OpId,
+    PgMap, QuorumSizes, StoreId, Time, Timestamp, VersionNo,
 };
 use crate::wire::master::{Layout, Touched};
 use crate::wire::replica::CheckState;
@@ -65,9 +65,9 @@ impl RecallHandler for Hooks {
         });
     }
 
-    fn invalidated(&self, touched: &[Touched]) {
+    fn invalidated(&self, touched: &[Touched], as_of: LogIndex) {
         if let Some(layer) = self.layer.upgrade() {
-            layer.invalidated(touched);
+            layer.invalidated(touched, as_of);
         }
     }
 
@@ -238,6 +238,42 @@ impl Backend for OverClient {
                 tracing::debug!(%error, "a release was not heard; the next keep-alive tells");
             }
         })
+    }
+
+    fn try_lock(
+        &self,
+        session: ClientId,
+        ask: LockRequest,
+    ) -> BoxFuture<'_, Result<LockGrant, WireError>> {
+        Box::pin(async move { self.client.try_lock(session, ask).await.map_err(wire) })
+    }
+
+    fn wait_lock<'a>(
+        &'a self,
+        session: ClientId,
+        ask: LockRequest,
+        give_up: &'a mut BoxFuture<'static, ()>,
+    ) -> BoxFuture<'a, Result<Option<LockGrant>, WireError>> {
+        Box::pin(async move {
+            let asked = self.client.wait_lock(session, ask, give_up).await;
+            asked.map_err(wire)
+        })
+    }
+
+    fn unlock(
+        &self,
+        session: ClientId,
+        what: (Ino, LockSpace, u64),
+        range: (u64, u64),
+    ) -> BoxFuture<'_, Result<(), WireError>> {
+        Box::pin(async move { self.client.unlock(session, what, range).await.map_err(wire) })
+    }
+
+    fn lock_conflict(
+        &self,
+        ask: LockRequest,
+    ) -> BoxFuture<'_, Result<Option<HeldLock>, WireError>> {
+        Box::pin(async move { self.client.lock_conflict(ask).await.map_err(wire) })
     }
 
     fn report_damage(&self, ino: Ino, store: StoreId, object: ObjectId) {

@@ -1,6 +1,7 @@
 //! From a byte range to slices of verified blocks.
 //!
 //! 1. A current layout for the range: the one known, while the master vouches for it; else asked.
+//!    One that came with a lock is as good as one asked for in this read: no stamps are needed.
 //! 2. Local changes are painted over it; what they cover is not fetched.
 //! 3. Blocks come from the cache, from a fetch that is under way, or from one of our own.
 //! 4. A fetch that finds the layout outdated brings the newer one, and the read starts over with it.
@@ -60,8 +61,9 @@ impl FileLayer {
             let (Some((a, b)), Some(layout)) = (plan.base_range(), layout) else {
                 return Ok(assemble(&plan, None, &got).expect("no committed content is wanted"));
             };
+            let is_current = asked.is_some() || inode.state().is_locked();
             match self
-                .gather(inode, &layout, a, b, asked.is_some(), &mut got)
+                .gather(inode, &layout, a, b, is_current, &mut got)
                 .await?
             {
                 Some(newer) => asked = Some(newer),

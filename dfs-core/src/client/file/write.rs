@@ -41,6 +41,7 @@ impl OpenFile {
         layer.make_room(data.len() as u64).await;
         let outcome = {
             let mut state = self.inode.state();
+            self.check_period(&mut state)?;
             if state.may_buffer() {
                 self.buffer(&mut state, offset, data, kill_suid);
                 return Ok(());
@@ -73,6 +74,9 @@ impl OpenFile {
         if !state.may_buffer() || !self.layer.budget.has_room(data.len() as u64) {
             return None;
         }
+        if let Err(e) = self.check_period(&mut state) {
+            return Some(Err(e));
+        }
         self.buffer(&mut state, offset, data, kill_suid);
         Some(Ok(()))
     }
@@ -92,6 +96,7 @@ impl OpenFile {
             let mut state = self.inode.state();
             let at = state.size;
             self.check_range(at, data.len() as u64)?;
+            self.check_period(&mut state)?;
             if state.may_buffer() {
                 self.buffer(&mut state, at, data, kill_suid);
                 return Ok(at);
@@ -126,6 +131,9 @@ impl OpenFile {
         if !state.may_buffer() || !self.layer.budget.has_room(data.len() as u64) {
             return None;
         }
+        if let Err(e) = self.check_period(&mut state) {
+            return Some(Err(e));
+        }
         self.buffer(&mut state, at, data, kill_suid);
         Some(Ok(at))
     }
@@ -134,6 +142,17 @@ impl OpenFile {
         state.mtime = Some(self.layer.backend.wall());
         state.kill_suid |= kill_suid;
         state.token.get_or_insert_with(|| self.layer.next_token());
+    }
+
+    /// The writing period that a change now belongs to is of the session that the handle's locks are
+    /// of: with that session it is refused.
+    fn check_period(&self, state: &mut State) -> FileResult<()> {
+        if self.lock_owners().is_empty() {
+            return Ok(());
+        }
+        let token = state.token.get_or_insert_with(|| self.layer.next_token());
+        let session = token.client;
+        self.check_locks_in(state, session)
     }
 
     fn buffer(&self, state: &mut State, offset: u64, data: &[u8], kill_suid: bool) {
@@ -159,6 +178,7 @@ impl OpenFile {
         }
         let outcome = {
             let mut state = self.inode.state();
+            self.check_period(&mut state)?;
             if state.is_dirty() {
                 self.layer.cut(&self.inode, &mut state, None, true);
             }
@@ -184,6 +204,7 @@ impl OpenFile {
                 return self.stamp().await; // There is nothing to cut.
             }
             let mut state = self.inode.state();
+            self.check_period(&mut state)?;
             if state.may_buffer() {
                 let dropped = state.drop_dirty();
                 state.replace = Some(self.layer.backend.now());

@@ -136,7 +136,8 @@ impl FileLayer {
         bytes: BTreeMap<u32, Vec<Bytes>>,
     ) -> FileResult<PutDone> {
         let sessions = self.sessions.subscribe();
-        if op.client != self.backend.client() {
+        // Changed under a session that has ended, and so perhaps under a lock that was lost with it.
+        if op.client != self.backend.client() || cut.token.client != op.client {
             return Err(PutError::SessionLost { unknown: false }.into());
         }
         let lease = self.write_lease(inode).await?.lease;

@@ -46,6 +46,11 @@ pub(in crate::client::file) struct Master {
     pub queries: u64,
     pub opens: u64,
     pub commits: u64,
+    /// Who has locked which file, whole.
+    pub locked: BTreeMap<Ino, (ClientId, u64)>,
+    pub unlocks: u64,
+    /// Commits before the last unlock.
+    pub commits_at_unlock: Option<u64>,
     /// Every commit is refused so.
     pub refuse: Option<ErrorCode>,
     /// Notes reach the stores (else marks stay).

@@ -1,11 +1,12 @@
 //! One mount of the fake cluster.
 use super::Cluster;
+use crate::client::LockGrant;
 use crate::client::file::backend::{Backend, BoxFuture, OpHandle, Opened};
 use crate::client::file::layer::FileLayer;
 use crate::client::file::layout::LayoutCache;
 use crate::types::{
-    ChunkNo, ClientId, Extent, Ino, LogIndex, ObjectId, OpId, PgMap, StoreId, Time, Timestamp,
-    VersionNo,
+    ChunkNo, ClientId, Extent, HeldLock, Ino, LockRequest, LockSpace, LogIndex, ObjectId, OpId,
+    PgMap, StoreId, Time, Timestamp, VersionNo,
 };
 use crate::wire::master::{ChunkLayout, Layout, Touched};
 use crate::wire::{ErrorCode, Mutation, MutationOk, ReplicaRequest, ReplicaResponse, WireError};
@@ -88,12 +89,15 @@ impl FakeMount {
         for client in tell {
             if let Some(layer) = self.cluster.layer_of(client) {
                 let ino = touched.unwrap();
-                layer.invalidated(&[Touched {
-                    ino,
-                    attrs: true,
-                    content: true,
-                    entries: false,
-                }]);
+                layer.invalidated(
+                    &[Touched {
+                        ino,
+                        attrs: true,
+                        content: true,
+                        entries: false,
+                    }],
+                    LogIndex(0),
+                );
             }
         }
         tokio::time::sleep(Duration::from_micros(300)).await;
@@ -263,6 +267,74 @@ impl Backend for FakeMount {
                 }
             }
         })
+    }
+    fn try_lock(
+        &self,
+        session: ClientId,
+        ask: LockRequest,
+    ) -> BoxFuture<'_, Result<LockGrant, WireError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_micros(300)).await;
+            if session != self.id() {
+                return Err(ErrorCode::SessionExpired.into());
+            }
+            let mut master = self.cluster.master();
+            let holder = (session, ask.owner);
+            if *master.locked.entry(ask.ino).or_insert(holder) != holder {
+                return Err(ErrorCode::Locked.into());
+            }
+            let attr = master.attr(ask.ino);
+            let file = master.files.get_mut(&ask.ino).unwrap();
+            file.interest.insert(session);
+            Ok(LockGrant {
+                attr,
+                as_of: LogIndex(0),
+                layout: Some(answer(&file.layout, ChunkNo(0), 1)),
+            })
+        })
+    }
+    fn wait_lock<'a>(
+        &'a self,
+        session: ClientId,
+        ask: LockRequest,
+        give_up: &'a mut BoxFuture<'static, ()>,
+    ) -> BoxFuture<'a, Result<Option<LockGrant>, WireError>> {
+        Box::pin(async move {
+            loop {
+                match self.try_lock(session, ask).await {
+                    Err(e) if e.code == ErrorCode::Locked => {}
+                    other => return other.map(Some),
+                }
+                let pause = tokio::time::sleep(Duration::from_millis(1));
+                tokio::select! {
+                    () = pause => {}
+                    () = &mut *give_up => return Ok(None),
+                }
+            }
+        })
+    }
+    fn unlock(
+        &self,
+        session: ClientId,
+        (ino, _, owner): (Ino, LockSpace, u64),
+        _range: (u64, u64),
+    ) -> BoxFuture<'_, Result<(), WireError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_micros(300)).await;
+            let mut master = self.cluster.master();
+            master.unlocks += 1;
+            master.commits_at_unlock = Some(master.commits);
+            if master.locked.get(&ino) == Some(&(session, owner)) {
+                master.locked.remove(&ino);
+            }
+            Ok(())
+        })
+    }
+    fn lock_conflict(
+        &self,
+        _ask: LockRequest,
+    ) -> BoxFuture<'_, Result<Option<HeldLock>, WireError>> {
+        Box::pin(async { Ok(None) })
     }
     fn report_damage(&self, _ino: Ino, _store: StoreId, _object: ObjectId) {}
 }
