@@ -187,6 +187,7 @@ impl Mounted {
         while !self.session.is_finished() && !signalled.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.vfs.end_waits();
         runtime.block_on(self.vfs.flush_all());
         if !self.session.is_finished() {
             unmount(&self.mountpoint, || self.session.is_finished());

@@ -5,8 +5,11 @@
 //! least two other threads are free, and otherwise on the runtime with the reply moved there, so
 //! that operations stuck on dead nodes never use up the threads. A panic in a handler answers EIO
 //! and leaves the thread alive. Every operation has its deadline below; should one of them fail to
-//! keep it, it is given up here with EIO, so that no program ever hangs.
+//! keep it, it is given up here with EIO, so that no program ever hangs. (Waiting for a lock is no
+//! such operation: it ends with the lock or a signal.)
 mod convert;
+mod lk_flags;
+mod locks;
 mod ops;
 
 use crate::vfs::{Caller, Errno, Vfs, VfsResult};
@@ -104,7 +107,13 @@ fn err(e: Errno) -> fuser::Errno {
 }
 
 /// Asks for what this kernel offers of what we want; `add_capabilities` is all or nothing.
-fn configure(config: &mut KernelConfig) {
+fn configure(init: &Request, config: &mut KernelConfig) {
+    let locks = if lk_flags::is_readable(init) {
+        InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS
+    } else {
+        tracing::error!(target: "fuse", "lock requests cannot be read: locks hold on this mount only");
+        InitFlags::empty()
+    };
     let wanted = InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_ASYNC_DIO
         | InitFlags::FUSE_DO_READDIRPLUS
@@ -113,7 +122,8 @@ fn configure(config: &mut KernelConfig) {
         | InitFlags::FUSE_EXPLICIT_INVAL_DATA
         | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
         | InitFlags::FUSE_EXPORT_SUPPORT
-        | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+        | locks;
     let offered = config.capabilities() & wanted;
     if config.add_capabilities(offered).is_err() {
         tracing::warn!(target: "fuse", "the kernel refused capabilities that it had offered");

@@ -1,5 +1,6 @@
 //! One handler per kernel request.
 use super::convert::{bare_attr, file_attr, kind_of, set_time};
+use super::locks::Wanted;
 use super::{Adapter, TTL, caller, configure, err};
 use crate::vfs::handles::Listed;
 use crate::vfs::lookup::SetAttr;
@@ -9,8 +10,8 @@ use dfs_core::types::{Attr, FileKind};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +32,7 @@ fn attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+pub(super) fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(err(e)),
@@ -69,8 +70,8 @@ fn fopen(opened: &Opened) -> FopenFlags {
 }
 
 impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        configure(config);
+    fn init(&mut self, req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        configure(req, config);
         Ok(())
     }
 
@@ -358,13 +359,12 @@ impl Filesystem for Adapter {
         _req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        self.run("flush", async move { vfs.flush(fh.0).await }, move |r| {
-            empty(reply, r)
-        });
+        let work = async move { vfs.close(fh.0, lock_owner.0).await };
+        self.run("flush", work, move |r| empty(reply, r));
     }
 
     fn release(
@@ -581,6 +581,49 @@ impl Filesystem for Adapter {
                 Err(e) => reply.error(err(e)),
             },
         );
+    }
+
+    fn getlk(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let wanted = Wanted {
+            start,
+            end,
+            typ,
+            pid,
+        };
+        self.get_lock(ino, fh, lock_owner, wanted, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let wanted = Wanted {
+            start,
+            end,
+            typ,
+            pid,
+        };
+        self.set_lock(req, (ino, fh, lock_owner), wanted, sleep, reply);
     }
 
     fn copy_file_range(

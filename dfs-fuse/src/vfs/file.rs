@@ -20,7 +20,7 @@ pub struct Opened {
     pub direct: bool,
 }
 
-fn revision_of(file: &OpenFile) -> Revision {
+pub(super) fn revision_of(file: &OpenFile) -> Revision {
     file.attr().map_or(Revision(0), |attr| attr.revision)
 }
 

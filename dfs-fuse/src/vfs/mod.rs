@@ -2,8 +2,8 @@
 //!
 //! Every operation is an `async fn` over the client library and returns an errno at once when it
 //! cannot be done. One file per family: [`lookup`] names and attributes, [`namespace`] changes of
-//! names, [`dir`] listing, [`mod@file`] content, [`xattr`], [`versions`] the history view, [`status`]
-//! what this mount says of itself.
+//! names, [`dir`] listing, [`mod@file`] content, [`locks`], [`xattr`], [`versions`] the history view,
+//! [`status`] what this mount says of itself.
 //! Invariants:
 //! 1. below `.versions` and the root's `.dfs` nothing can be changed (EROFS), and no such name can be
 //!    made (EPERM);
@@ -15,11 +15,13 @@ pub mod failures;
 pub mod file;
 pub mod handles;
 pub mod late;
+pub mod locks;
 pub mod lookup;
 pub mod namespace;
 pub mod pages;
 pub mod status;
 pub mod versions;
+pub mod waiting;
 pub mod xattr;
 
 use crate::error::errno;
@@ -33,6 +35,7 @@ use status::StatusNode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use versions::{VersionNode, VersionNodes};
+use waiting::Waits;
 
 /// An errno on its way to a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,7 @@ pub struct Vfs {
     pub(crate) late: LateReads,
     pub(crate) pages: Arc<Pages>,
     pub(crate) root: Mutex<status::Root>,
+    pub(crate) waits: Waits,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
 }
 
@@ -111,6 +115,7 @@ impl Vfs {
             late: LateReads::default(),
             pages,
             root: Mutex::default(),
+            waits: Waits::default(),
             statfs: Mutex::new(None),
         }
     }
