@@ -2,8 +2,8 @@
 //!
 //! The master decides; this mount's programs meet those of other mounts there, and each other. A
 //! program that gets a lock sees what earlier holders wrote: the kernel's pages of the file are
-//! dropped before it is told, unless they are of the very revision. Files of `.versions` never
-//! change: a shared lock on one needs no master, and an exclusive one is refused.
+//! dropped before it is told, unless they are of the very revision. Files of `.versions` and `.dfs`
+//! cannot be written: a shared lock on one needs no master, and an exclusive one is refused.
 use super::waiting::interrupted;
 use super::{Errno, Node, Vfs, VfsResult};
 use dfs_core::client::{FileError, GiveUp};
@@ -36,7 +36,7 @@ impl Vfs {
         owner: Owner,
         lock: Lock,
     ) -> VfsResult<Option<HeldLock>> {
-        if let Node::Version(_) = self.node(node)? {
+        if !matches!(self.node(node)?, Node::Real(_)) {
             return Ok(None);
         }
         let (file, _) = self.handles.file(handle)?;
@@ -55,7 +55,7 @@ impl Vfs {
         owner: Owner,
         wish: LockWish,
     ) -> VfsResult<()> {
-        if let Node::Version(_) = self.node(node)? {
+        if !matches!(self.node(node)?, Node::Real(_)) {
             let exclusive = match wish {
                 LockWish::Try(lock) | LockWish::Wait(lock, _) => lock.exclusive,
                 LockWish::Unlock(..) => false,
@@ -100,7 +100,9 @@ impl Vfs {
     /// As [`Self::flush`].
     pub async fn close(&self, handle: u64, owner: u64) -> VfsResult<()> {
         let flushed = self.flush(handle).await;
-        let (file, _) = self.handles.file(handle)?;
+        let Ok((file, _)) = self.handles.file(handle) else {
+            return flushed; // A text: nobody locks it.
+        };
         let unlocked = file.unlock_owner(owner).await;
         flushed?;
         Ok(unlocked?)

@@ -6,12 +6,14 @@
 pub mod cluster;
 pub mod compare;
 pub mod load;
+pub mod lock_agent;
 pub mod mount;
 pub mod source_tree;
 pub mod suite;
 mod watchdog;
 
 pub use cluster::{Cluster, NodeStatus};
+pub use lock_agent::LockAgent;
 pub use mount::Mount;
 
 use anyhow::{Context, bail};
