@@ -217,6 +217,14 @@ impl Vfs {
         Ok(done?)
     }
 
+    /// The inode that a handle has open.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub fn handle_ino(&self, handle: u64) -> VfsResult<Ino> {
+        Ok(self.handles.file(handle)?.0.ino())
+    }
+
     /// The last descriptor is closed and all mappings are gone.
     pub fn release(&self, id: u64) {
         let Some(handle) = self.handles.remove(id) else {

@@ -30,12 +30,14 @@ pub(super) fn rename(
     let moved = dentry::existing(tx, from.0, from.1)?;
     dentry::allowed_name(to.1)?;
     let target = read::dentry(&tx.kv, to.0, to.1)?;
-    check_modes(moved, target, mode)?;
+    check_flags(target, mode)?;
     let nothing = MutationOk::Removed { orphan: None };
     if target.is_some_and(|t| t.ino == moved.ino) {
         return Ok(nothing);
     }
+    // In the order of rename(2): a directory into itself is that, whatever is there.
     refuse_cycle(tx, moved, to.0)?;
+    check_kinds(moved, target, mode)?;
     match target {
         Some(target) if mode == RenameMode::Exchange => {
             refuse_cycle(tx, target, from.0)?;
@@ -59,11 +61,17 @@ pub(super) fn rename(
     }
 }
 
-fn check_modes(moved: Dentry, target: Option<Dentry>, mode: RenameMode) -> Result<(), ApplyError> {
+fn check_flags(target: Option<Dentry>, mode: RenameMode) -> Result<(), ApplyError> {
+    match (target, mode) {
+        (None, RenameMode::Exchange) => Err(ErrorCode::NotFound.into()),
+        (Some(_), RenameMode::NoReplace) => Err(ErrorCode::Exists.into()),
+        _ => Ok(()),
+    }
+}
+
+fn check_kinds(moved: Dentry, target: Option<Dentry>, mode: RenameMode) -> Result<(), ApplyError> {
     let is_dir = |d: Dentry| d.kind == FileKind::Dir;
     let refused = match (target, mode) {
-        (None, RenameMode::Exchange) => ErrorCode::NotFound,
-        (Some(_), RenameMode::NoReplace) => ErrorCode::Exists,
         (Some(t), RenameMode::Replace) if is_dir(moved) && !is_dir(t) => ErrorCode::NotDir,
         (Some(t), RenameMode::Replace) if !is_dir(moved) && is_dir(t) => ErrorCode::IsDir,
         _ => return Ok(()),
