@@ -44,7 +44,11 @@ impl Vfs {
             Node::Real(Ino::ROOT) if bytes == status::DIR => {
                 self.status_attr(StatusNode::Dir).await
             }
-            Node::Real(dir) if bytes == b"." => Ok(self.client.getattr(dir).await?),
+            Node::Real(ino) if bytes == b"." => {
+                // By a file handle. What only its history keeps is no file to open any more.
+                let attr = self.client.getattr(ino).await?;
+                (attr.nlink > 0).then_some(attr).ok_or(Errno(libc::ESTALE))
+            }
             Node::Real(dir) if bytes == b".." => Ok(self.client.parent(dir).await?),
             Node::Real(dir) if bytes == VERSIONS => {
                 let attr = self.client.getattr(dir).await?;

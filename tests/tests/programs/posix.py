@@ -585,6 +585,47 @@ def whole_files():
     os.close(fd)
 
 
+@probe
+def handles():
+    class Handle(ctypes.Structure):
+        _fields_ = [("bytes", ctypes.c_uint), ("kind", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
+
+    os.mkdir("d")
+    write("d/f", b"found by its handle")
+    root = os.open(".", os.O_RDONLY)
+    h, mount_id = Handle(bytes=128), ctypes.c_int()
+    done = LIBC.name_to_handle_at(-100, b"d/f", ctypes.byref(h), ctypes.byref(mount_id), 0)
+    tell("name to handle", done)
+    os.rename("d/f", "g")
+    write("/proc/sys/vm/drop_caches", "2", "w")
+    fd = LIBC.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
+    tell("handle to file", os.read(fd, 99) if fd >= 0 else errno.errorcode[ctypes.get_errno()])
+    os.close(fd)
+    os.unlink("g")
+    write("/proc/sys/vm/drop_caches", "2", "w")
+    fd = LIBC.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
+    tell("handle to nothing", fd if fd >= 0 else errno.errorcode[ctypes.get_errno()])
+    os.close(root)
+
+
+@probe
+def numbers():
+    seen = set()
+    for _ in range(100):
+        write("brief", b"")
+        os.mkdir("briefly")
+        seen |= {os.stat("brief").st_ino, os.stat("briefly").st_ino}
+        os.unlink("brief")
+        os.rmdir("briefly")
+    # A local filesystem may use a number again; the mount must not.
+    tell("never used again", len(seen) == 200 or os.statvfs(".").f_fsid != 0)
+    tell("the same through every name", (write("n", b""), os.link("n", "m"), os.stat("n").st_ino == os.stat("m").st_ino))
+    before = os.stat("n").st_ino
+    os.rename("n", "o")
+    tell("the same after a rename", os.stat("o").st_ino == before)
+    tell("as listed", all(e.inode() == e.stat(follow_symlinks=False).st_ino for e in os.scandir(".")))
+
+
 def main():
     os.chdir(ROOT)
     for f in PROBES:
