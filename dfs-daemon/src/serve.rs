@@ -4,8 +4,9 @@ use crate::config::Config;
 use crate::run::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Worker threads: five daemons may share two cores.
-const WORKERS: usize = 2;
+/// Worker threads. They only move frames between sockets and the drivers' threads, so that one
+/// keeps up; a second one would be woken to steal a few microseconds of work from it.
+const WORKERS: usize = 1;
 
 /// Runs a daemon until SIGTERM, SIGINT, or until it was asked to leave.
 ///

@@ -233,6 +233,19 @@ impl Conn {
             .map_err(|e| self.send_error(&e))
     }
 
+    /// Sends messages that expect no answer together, in their order; from any thread, never waits.
+    ///
+    /// # Errors
+    /// As [`cast`](Self::cast), of the first that cannot be sent; those before it are sent.
+    pub fn cast_all(&self, requests: impl IntoIterator<Item = Request>) -> Result<(), WireError> {
+        let link = &self.inner.link;
+        let queued = requests
+            .into_iter()
+            .try_for_each(|request| link.enqueue(&Envelope::Cast(request), Vec::new()));
+        link.flush();
+        queued.map_err(|e| self.send_error(&e))
+    }
+
     /// Sends a request whose answer nobody waits for; from any thread. Lost if the connection is.
     pub fn tell(&self, request: Request) {
         let id = self.inner.next_id.fetch_add(1, Relaxed);

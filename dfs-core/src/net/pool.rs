@@ -179,26 +179,27 @@ impl Pool {
         conn.call(request, payload, deadline).await
     }
 
-    /// Sends without expecting an answer and without waiting; connects in the background if need be
-    /// (needs a runtime). May be lost, as any datagram.
-    pub fn cast(&self, addr: SocketAddr, request: Request, payload: Vec<Bytes>) {
+    /// Sends without expecting answers and without waiting, all in one go; connects in the
+    /// background if need be (needs a runtime). May be lost, as any datagrams.
+    pub fn cast_all(&self, addr: SocketAddr, requests: Vec<Request>) {
         let peer = self.peer(addr);
         match peer.ready() {
             // Lost if it closes just now: the sender's protocol repeats it.
-            Some(Ok(conn)) => drop(conn.cast(request, payload)),
+            Some(Ok(conn)) => drop(conn.cast_all(requests)),
             Some(Err(_)) => {}
             None => {
-                if peer.waiting_casts.fetch_add(1, Relaxed) >= WAITING_CASTS_MAX {
-                    peer.waiting_casts.fetch_sub(1, Relaxed);
+                let count = requests.len();
+                if peer.waiting_casts.fetch_add(count, Relaxed) >= WAITING_CASTS_MAX {
+                    peer.waiting_casts.fetch_sub(count, Relaxed);
                     return;
                 }
                 let this = self.clone();
                 tokio::spawn(async move {
                     let deadline = Instant::now() + this.shared.config.connect_timeout;
                     if let Ok(conn) = this.connect(addr, &peer, deadline).await {
-                        let _ = conn.cast(request, payload);
+                        let _ = conn.cast_all(requests);
                     }
-                    peer.waiting_casts.fetch_sub(1, Relaxed);
+                    peer.waiting_casts.fetch_sub(count, Relaxed);
                 });
             }
         }

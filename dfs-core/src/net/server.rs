@@ -55,6 +55,16 @@ impl Default for ServerConfig {
     }
 }
 
+/// One message of [`ServerHandle::send_all`].
+#[allow(clippy::large_enum_variant)] // The common variant is the large one.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// As [`ServerHandle::reply`].
+    Reply(Reply),
+    /// As [`ServerHandle::push`].
+    Push(ConnId, Push),
+}
+
 struct Peer {
     link: Arc<Link>,
     unanswered: AtomicI64,
@@ -113,9 +123,18 @@ impl ServerHandle {
 
     /// Sends many replies with few system calls (one or so per connection).
     pub fn reply_all(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.send_all(replies.into_iter().map(Outgoing::Reply));
+    }
+
+    /// Sends many messages with few system calls (one or so per connection); those of one
+    /// connection in this order.
+    pub fn send_all(&self, messages: impl IntoIterator<Item = Outgoing>) {
         let mut touched: Vec<(ConnId, Arc<Peer>)> = Vec::new();
-        for reply in replies {
-            let conn = reply.to.conn;
+        for message in messages {
+            let conn = match &message {
+                Outgoing::Reply(reply) => reply.to.conn,
+                Outgoing::Push(conn, _) => *conn,
+            };
             let peer = match touched.iter().find(|(c, _)| *c == conn) {
                 Some((_, peer)) => peer,
                 None => {
@@ -126,14 +145,22 @@ impl ServerHandle {
                     &touched[touched.len() - 1].1
                 }
             };
-            peer.unanswered.fetch_sub(1, Relaxed);
-            let id = reply.to.id;
-            let envelope = Envelope::Reply {
-                id,
-                body: reply.body,
-            };
-            if let Err(e) = peer.link.enqueue(&envelope, reply.payload) {
-                too_large(&peer.link, id, &e);
+            match message {
+                Outgoing::Reply(reply) => {
+                    peer.unanswered.fetch_sub(1, Relaxed);
+                    let id = reply.to.id;
+                    let envelope = Envelope::Reply {
+                        id,
+                        body: reply.body,
+                    };
+                    if let Err(e) = peer.link.enqueue(&envelope, reply.payload) {
+                        too_large(&peer.link, id, &e);
+                    }
+                }
+                Outgoing::Push(_, push) => {
+                    // Closed: its caches end with it.
+                    let _ = peer.link.enqueue(&Envelope::Push(push), Vec::new());
+                }
             }
         }
         for (_, peer) in touched {

@@ -296,7 +296,7 @@ async fn a_pool_reconnects_and_fails_fast_while_backed_off() {
         PoolConfig::default(),
     );
     let deadline = deadline_in(Duration::from_secs(20));
-    pool.cast(addr, ping(), vec![]);
+    pool.cast_all(addr, vec![ping()]);
     until("cast arrived", || handler.casts.lock().unwrap().len() == 1).await;
     pool.call(addr, ping(), vec![], deadline).await.unwrap();
     let conn = pool.get(addr, deadline).await.unwrap();

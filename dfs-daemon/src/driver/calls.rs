@@ -66,9 +66,9 @@ impl Calls {
         }
     }
 
-    /// Sends a message that may be lost.
-    pub fn cast(&self, addr: SocketAddr, request: dfs_core::wire::Request) {
+    /// Sends messages that may be lost.
+    pub fn cast_all(&self, addr: SocketAddr, requests: Vec<dfs_core::wire::Request>) {
         let _entered = self.runtime.enter();
-        self.metadata.cast(addr, request, Vec::new());
+        self.metadata.cast_all(addr, requests);
     }
 }

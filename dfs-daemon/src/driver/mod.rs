@@ -4,4 +4,5 @@ pub mod gossip;
 pub mod leader_book;
 pub mod master;
 pub mod node_service;
+pub(crate) mod queue;
 pub mod replica;

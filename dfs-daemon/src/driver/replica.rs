@@ -16,8 +16,8 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
+use super::queue::{Sender, unbounded};
 use bytes::Bytes;
-use crossbeam_channel::{Sender, unbounded};
 use dfs_core::net::clock::boottime;
 use dfs_core::replica::tables::TableError;
 use dfs_core::replica::{Replica, ReplicaConfig, ReplicaEvent};

@@ -14,8 +14,8 @@ mod voter;
 
 use super::calls::Calls;
 use super::leader_book::LeaderBook;
+use super::queue::{Sender, unbounded};
 use crate::config::Config;
-use crossbeam_channel::{Sender, unbounded};
 use dfs_core::master::leader::MasterEvent;
 use dfs_core::net::server::ServerHandle;
 use dfs_core::store::Disk;

@@ -1,21 +1,28 @@
 //! The owner thread: one loop over the master machine, or over its absence.
+//!
+//! What one batch of inputs makes it send leaves together, one write per connection, after its log
+//! write was handed on: what must wait for that write, the machine holds back itself.
 use super::voter::{self, OpenError, Voter};
 use super::{Input, MasterSetup};
 use crate::driver::calls::Calls;
 use crate::driver::leader_book::LeaderBook;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::driver::queue::{NotReceived, Receiver, Sender};
 use dfs_core::master::leader::{Bootstrap, MasterAction, MasterConfig, MasterEvent};
 use dfs_core::net::clock::{boottime, unix_ms};
-use dfs_core::net::server::ServerHandle;
+use dfs_core::net::server::{Outgoing, ServerHandle};
 use dfs_core::types::{ClusterId, RaftId, Time};
 use dfs_core::wire::rpc::{Reply, ReplyTo};
 use dfs_core::wire::{ErrorCode, NodeRequest, NodeResponse, Request, Response, WireError};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often the machine is told that time passed.
-const TICK: Duration = Duration::from_millis(20);
+/// How often the machine is told that time passed: more often than its Raft ticks are apart.
+const TICK: Duration = Duration::from_millis(40);
+/// The same while there is no machine: nothing waits for it.
+const IDLE: Duration = Duration::from_secs(60);
 /// Inputs handled together at most.
 const BATCH_MAX: usize = 512;
 /// How long a leader that stops may take to hand over.
@@ -32,6 +39,16 @@ pub(super) struct Owner {
     /// The voter shall be gone after this batch.
     ended: Option<Ended>,
     actions: Vec<MasterAction>,
+    outbox: Outbox,
+}
+
+/// What the actions of one batch send.
+#[derive(Default)]
+struct Outbox {
+    /// To clients and stores.
+    messages: Vec<Outgoing>,
+    /// To other voters.
+    raft: BTreeMap<SocketAddr, Vec<Request>>,
 }
 
 enum Ended {
@@ -59,6 +76,7 @@ impl Owner {
             voter,
             ended,
             actions,
+            outbox: Outbox::default(),
         }
     }
 
@@ -110,18 +128,21 @@ impl Owner {
     pub fn run(mut self, inputs: &Receiver<Input>) {
         let mut ticked = Instant::now();
         loop {
-            let wait = TICK.saturating_sub(ticked.elapsed());
+            let wait = match self.voter {
+                Some(_) => TICK.saturating_sub(ticked.elapsed()),
+                None => IDLE,
+            };
             let first = match inputs.recv_timeout(wait) {
                 Ok(input) => Some(input),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(NotReceived::TimedOut) => None,
+                Err(NotReceived::Disconnected) => break,
             };
             let mut events = Vec::new();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 events.push(MasterEvent::Tick);
             }
-            let rest = std::iter::from_fn(|| inputs.try_recv().ok());
+            let rest = std::iter::from_fn(|| inputs.try_recv());
             let mut stop = false;
             for input in first.into_iter().chain(rest).take(BATCH_MAX) {
                 if matches!(input, Input::Stop) {
@@ -242,6 +263,7 @@ impl Owner {
         for action in actions {
             self.perform(action);
         }
+        self.send();
         match self.ended.take() {
             Some(Ended::Retired) => self.retire(),
             Some(Ended::Broken(why)) => {
@@ -267,13 +289,22 @@ impl Owner {
         }
     }
 
+    /// Sends what the batch left in the outbox.
+    fn send(&mut self) {
+        let Outbox { messages, raft } = std::mem::take(&mut self.outbox);
+        for (addr, requests) in raft {
+            self.calls.cast_all(addr, requests);
+        }
+        self.server.send_all(messages);
+    }
+
     fn perform(&mut self, action: MasterAction) {
         let Some(voter) = &self.voter else { return };
         match action {
             MasterAction::Reply(reply) if reply.to.id == u64::MAX => {}
-            MasterAction::Reply(reply) => self.server.reply(reply),
+            MasterAction::Reply(reply) => self.outbox.messages.push(Outgoing::Reply(reply)),
             MasterAction::Push { conn, push } => {
-                self.server.push(conn, push);
+                self.outbox.messages.push(Outgoing::Push(conn, push));
             }
             MasterAction::SendRaft {
                 to: _,
@@ -286,7 +317,8 @@ impl Owner {
                     addr: own,
                     message,
                 };
-                self.calls.cast(addr, Request::Node(request));
+                let to = self.outbox.raft.entry(addr).or_default();
+                to.push(Request::Node(request));
             }
             MasterAction::Persist { token, write } => {
                 if voter.log.send((token, write)).is_err() {

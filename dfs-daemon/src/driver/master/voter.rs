@@ -9,8 +9,8 @@
 //! crash in between leaves no voter, never half of one. A damaged log or table means a wiped voter: it
 //! is removed, and the leader gives this node a new id when it needs it.
 use super::Input;
+use crate::driver::queue::{Receiver, Sender, unbounded};
 use anyhow::Context;
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use dfs_core::consensus::{
     LogConfig, LogError, LogId, LogWrite, RaftConfig, RaftLog, RecoveredLog, SnapshotMeta,
 };
@@ -146,7 +146,7 @@ fn log_thread(
     while let Ok((mut token, first)) = writes.recv() {
         let mut group = vec![first];
         while group.len() < GROUP_MAX
-            && let Ok((next, write)) = writes.try_recv()
+            && let Some((next, write)) = writes.try_recv()
         {
             token = next;
             group.push(write);

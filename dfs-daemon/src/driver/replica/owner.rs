@@ -4,7 +4,7 @@
 //! 3. send the replies of the turn together; 4. housekeeping that is due.
 use super::threads::Background;
 use super::{CallDone, Caller, Input, ReplySink};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::driver::queue::{NotReceived, Receiver, Sender};
 use dfs_core::net::clock::boottime;
 use dfs_core::replica::event::{ReadJob, ReplicaAction};
 use dfs_core::replica::read::{self, Planned};
@@ -18,8 +18,6 @@ use std::time::Duration;
 
 /// Inputs handled before replies are sent.
 const TURN: usize = 256;
-/// Longest sleep.
-const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// Objects scrubbed at a time.
 const SCRUB_OBJECTS: usize = 8;
 /// Least time between two scrub steps.
@@ -92,11 +90,11 @@ impl Owner {
         self.event(ReplicaEvent::Tick);
         loop {
             let now = boottime();
-            let sleep = self.replica.next_wake(now).since(now).min(SLEEP_MAX);
+            let sleep = self.next_wake(now).since(now);
             let mut next = match inputs.recv_timeout(sleep) {
                 Ok(input) => Some(input),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(NotReceived::TimedOut) => None,
+                Err(NotReceived::Disconnected) => return,
             };
             for _ in 0..TURN {
                 let Some(input) = next.take() else { break };
@@ -105,7 +103,7 @@ impl Owner {
                     return;
                 }
                 self.input(input);
-                next = inputs.try_recv().ok();
+                next = inputs.try_recv();
             }
             if let Some(input) = next {
                 // Taken beyond the turn: not lost.
@@ -210,6 +208,19 @@ impl Owner {
         let sent = self.outlets.background.send(Background::Flush(job));
         sent.expect("the background thread ends after this one");
         true
+    }
+
+    /// When the machine or the housekeeping wants a turn.
+    fn next_wake(&self, now: Time) -> Time {
+        let mut wake = self.replica.next_wake(now);
+        if self.scrub.bytes_per_second > 0 && !self.scrub.is_busy {
+            wake = wake.min(self.scrub.next);
+        }
+        if self.swept < FAN_OUT {
+            // Due, but the store is not quiet: the commit that ends brings a turn.
+            wake = wake.min(self.sweep_next.max(now + SWEEP_PAUSE / 10));
+        }
+        wake
     }
 
     fn housekeeping(&mut self) {

@@ -1,6 +1,6 @@
 //! The threads around the owner: commits, object reads, table flushes and scrubbing.
 use super::{Input, ReplySink};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crate::driver::queue::{NotReceived, Receiver, Sender, unbounded};
 use dfs_core::replica::read::Planned;
 use dfs_core::store::{FlushJob, PendingBatch, ReadPlan, StoreError, StoreWriter};
 use dfs_core::types::ObjectId;
@@ -31,18 +31,20 @@ pub(super) fn storage(
     let run = move || {
         let mut is_marked = true;
         loop {
-            let first = match batches.recv_timeout(QUIET) {
+            let next = match is_marked {
+                true => batches.recv(),
+                false => batches.recv_timeout(QUIET),
+            };
+            let first = match next {
                 Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => {
-                    if !is_marked {
-                        is_marked = true;
-                        if let Err(error) = writer.idle() {
-                            tracing::error!(%error, "marking the journal failed");
-                        }
+                Err(NotReceived::TimedOut) => {
+                    is_marked = true;
+                    if let Err(error) = writer.idle() {
+                        tracing::error!(%error, "marking the journal failed");
                     }
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(NotReceived::Disconnected) => break,
             };
             is_marked = false;
             let (tokens, group) = take_group(first, &batches);
@@ -65,7 +67,7 @@ fn take_group(
     let mut bytes = first.1.size_bytes();
     let (mut tokens, mut group) = (vec![first.0], vec![first.1]);
     while bytes < GROUP_BYTES
-        && let Ok((token, batch)) = batches.try_recv()
+        && let Some((token, batch)) = batches.try_recv()
     {
         bytes += batch.size_bytes();
         tokens.push(token);
@@ -91,7 +93,11 @@ impl Readers {
         let shared = Arc::new(self);
         for _ in 0..count.max(1) {
             let (shared, jobs) = (Arc::clone(&shared), jobs.clone());
-            let run = move || jobs.iter().for_each(|job| shared.read(job));
+            let run = move || {
+                while let Ok(job) = jobs.recv() {
+                    shared.read(job);
+                }
+            };
             threads.push(spawn("replica-reader", run)?);
         }
         Ok(sender)
@@ -120,7 +126,7 @@ pub(super) fn background(
 ) -> std::io::Result<Sender<Background>> {
     let (sender, jobs) = unbounded::<Background>();
     let run = move || {
-        for job in jobs {
+        while let Ok(job) = jobs.recv() {
             let done = match job {
                 Background::Flush(job) => Input::Flushed(job.run()),
                 Background::Scrub(plans) => scrub(plans),
