@@ -185,7 +185,7 @@ impl Mounted {
         signalled: &AtomicBool,
     ) -> anyhow::Result<()> {
         while !self.session.is_finished() && !signalled.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(100));
         }
         self.vfs.end_waits();
         runtime.block_on(self.vfs.flush_all());

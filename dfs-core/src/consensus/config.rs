@@ -142,7 +142,8 @@ impl RaftConfig {
             min_election_tick: self.election_ticks,
             max_election_tick: self.election_ticks + self.election_spread_ticks,
             read_only_option: raft::ReadOnlyOption::Safe,
-            skip_bcast_commit: false,
+            // The next append or heartbeat tells it: a follower answers nobody from its state.
+            skip_bcast_commit: true,
             batch_append: true,
             priority: 0,
             max_uncommitted_size: self.uncommitted_bytes_max as u64,

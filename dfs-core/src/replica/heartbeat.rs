@@ -1,7 +1,7 @@
 //! Heartbeats: what a store reports, and the lease, map and notes that come back.
 //!
-//! One is sent every interval, at once after an epoch was adopted, and soon after a poke, after
-//! notes and after a hint that the map is old. What was reported and not answered is reported
+//! One is sent every interval, at once after an epoch was adopted or many notes came, and soon after
+//! a poke and after a hint that the map is old. What was reported and not answered is reported
 //! again; after a failure (maybe another master now) everything is.
 //!
 //! An answer is taken in this order: addresses, lease, map (it fences), notes.
@@ -186,14 +186,16 @@ impl Replica {
         {
             self.groups_changed(cx);
         }
+        if self.heartbeats.due == sent.at + self.config.heartbeat_interval {
+            // Counted from the answer: stores that were answered together stay together.
+            self.heartbeats.due = cx.now + self.config.heartbeat_interval;
+        }
         let many = ok.notes.len();
         if self.failure.is_none() {
             self.apply_notes(cx, ok.notes, ok.notes_upto)?;
         }
         if many >= NOTES_MANY {
             self.heartbeats.now(cx.now);
-        } else if many > 0 {
-            self.heartbeats.ask(cx.now, &self.config);
         }
         Ok(())
     }

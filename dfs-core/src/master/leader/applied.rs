@@ -164,7 +164,8 @@ impl Master {
             leading.coherence.ended(client);
             leading.unsealed.extend(leading.opens.end(client));
         }
-        leading.stores.news |= applied.notes_added || applied.map_changed;
+        leading.stores.news |= applied.map_changed;
+        leading.stores.notes |= applied.notes_added;
         if applied.map_changed {
             self.map_changed();
         }
@@ -192,6 +193,7 @@ impl Master {
             what: ReadKind::Open(asked),
         };
         leading.reads.push(read);
+        leading.round_due = true;
         leading.reads_count += 1;
     }
 

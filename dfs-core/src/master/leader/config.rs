@@ -57,8 +57,12 @@ pub struct MasterConfig {
     pub snapshot_entries: u64,
     /// Bytes of unflushed tables after which they are flushed.
     pub flush_bytes: usize,
-    /// Stores are told of news at most this often.
+    /// Stores are told of a new map at most this often.
     pub poke_every: Duration,
+    /// Stores are told that there are notes at most this often. Readers meanwhile ask the master
+    /// about what was just written, so that a short wait is cheap, and a batch of notes costs a
+    /// store as much as one.
+    pub poke_notes_every: Duration,
     /// Changes of free space are proposed at most this often.
     pub space_every: Duration,
 }
@@ -104,6 +108,7 @@ impl MasterConfig {
             snapshot_entries: 20_000,
             flush_bytes: 32 << 20,
             poke_every: Duration::from_millis(15),
+            poke_notes_every: Duration::from_millis(100),
             space_every: Duration::from_secs(5),
         }
     }

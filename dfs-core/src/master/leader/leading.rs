@@ -147,6 +147,9 @@ pub(super) struct Leading {
     pub busy: BTreeSet<Task>,
     /// For the next round.
     pub reads: Vec<Read>,
+    /// Somebody waits for the next round. Heartbeats alone do not: a tick begins theirs, so that
+    /// those of all stores share it.
+    pub round_due: bool,
     /// By round.
     pub rounds: BTreeMap<u64, Vec<Read>>,
     /// Confirmed, and waiting until this is applied.
@@ -194,6 +197,7 @@ impl Leading {
             pending: BTreeMap::new(),
             busy: BTreeSet::new(),
             reads: Vec::new(),
+            round_due: false,
             rounds: BTreeMap::new(),
             confirmed: Vec::new(),
             reads_count: 0,

@@ -35,6 +35,7 @@ impl Master {
             leading.lock_waits.forgive(stalled);
         }
         leading.coherence.tick(now);
+        leading.round_due = true;
         let step = now.since(leading.stepped_at) >= STEP_EVERY;
         let maintain = now.since(leading.maintained_at) >= MAINTAIN_EVERY;
         self.release_waits(out);

@@ -3,7 +3,7 @@
 //! All that came in before a round begins share it. Interest is registered at the same instant as
 //! the state is read, so that no change can slip in between.
 use super::event::MasterAction;
-use super::leading::{OpenAsked, Read, ReadKind};
+use super::leading::{Leading, OpenAsked, Read, ReadKind};
 use super::machine::{Master, refusal, reply};
 use super::requests::no_session;
 use crate::consensus::RaftEvent;
@@ -23,8 +23,8 @@ const LISTING_BYTES_MAX: usize = 2 << 20;
 impl Master {
     /// Begins a round for what is waiting.
     pub(super) fn start_round(&mut self) {
-        let has_reads = self.leading.as_ref().is_some_and(|l| !l.reads.is_empty());
-        if !has_reads {
+        let is_due = |l: &mut Box<Leading>| std::mem::take(&mut l.round_due) && !l.reads.is_empty();
+        if !self.leading.as_mut().is_some_and(is_due) {
             return;
         }
         let token = self.next_token();

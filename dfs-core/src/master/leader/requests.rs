@@ -223,6 +223,7 @@ impl Master {
     /// Queues a read for the next round.
     pub(super) fn read(&mut self, to: ReplyTo, what: ReadKind, out: &mut Vec<MasterAction>) {
         let arrived = self.now;
+        let map_version = self.state.map().version;
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
@@ -232,6 +233,10 @@ impl Master {
             return;
         }
         leading.reads_count += 1;
+        leading.round_due |= match &what {
+            ReadKind::Heartbeat(hb) => hb.map_version < map_version,
+            _ => true,
+        };
         leading.reads.push(Read { to, arrived, what });
     }
 

@@ -44,8 +44,10 @@ pub(super) struct StoreTable {
     pub last_begin: LogIndex,
     /// When a store was first seen by the cluster.
     pub fresh_at: Time,
-    /// Stores have something to be told.
+    /// Stores have a new map to be told.
     pub news: bool,
+    /// Stores have notes to be told.
+    pub notes: bool,
     /// Files and bytes copied for repair since the election.
     pub copied: (u64, u64),
     space_at: Time,
@@ -62,6 +64,7 @@ impl StoreTable {
             last_begin: map_version,
             fresh_at: now,
             news: true,
+            notes: false,
             copied: (0, 0),
             space_at: Time::ZERO,
             elected_at: now,
@@ -262,19 +265,22 @@ impl Master {
 
     /// Tells connected stores that there is news, now and then.
     pub(super) fn poke_stores(&mut self, out: &mut Vec<MasterAction>) {
-        let (now, every) = (self.now, self.config.poke_every);
+        let now = self.now;
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        if !leading.stores.news {
+        let every = match (leading.stores.news, leading.stores.notes) {
+            (true, _) => self.config.poke_every,
+            (false, true) => self.config.poke_notes_every,
+            (false, false) => return,
+        };
+        // All at once, so that their heartbeats share a round.
+        let poked_at = leading.stores.heard.values().map(|soft| soft.poked_at);
+        if poked_at.max().is_some_and(|at| now.since(at) < every) {
             return;
         }
-        leading.stores.news = false;
+        (leading.stores.news, leading.stores.notes) = (false, false);
         for soft in leading.stores.heard.values_mut() {
-            if now.since(soft.poked_at) < every {
-                leading.stores.news = true;
-                continue;
-            }
             soft.poked_at = now;
             out.push(MasterAction::Push {
                 conn: soft.conn,
