@@ -7,14 +7,17 @@
 //!    [`Token`] before it is sent, each invalidation stamps what it touches with a newer number.
 //! 2. A change by this client stamps what it changes at its begin and at its end; its own answer is
 //!    cached only if no other stamp came between.
-//! 3. Names are cached only in directories in which a query has registered interest.
+//! 3. Names are cached only in directories in which a query has registered interest, or that this
+//!    client made.
+//! 4. All names of a *whole* directory are known: a name that is not cached is absent. A directory
+//!    that this client made is whole until one of its names is dropped.
 //!
 //! Two parts, hot and cold: what is used moves to hot; when hot is half of the limit, cold is
 //! dropped and hot becomes cold. That approximates least-recently-used at the cost of a map.
 use crate::types::{Attr, Ino, Name};
 use crate::wire::master::Touched;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Stamps remembered; beyond, all answers in flight count as outdated once.
@@ -103,6 +106,8 @@ struct Inner {
     stamps: HashMap<Key, u64>,
     hot: Part,
     cold: Part,
+    /// Directories of invariant 4.
+    whole: HashSet<Ino>,
 }
 
 impl Inner {
@@ -140,10 +145,18 @@ impl Inner {
         if let Some(found) = self.hot.dirs.get(&dir).and_then(|d| d.get(name)) {
             return Some(*found);
         }
-        let found = self.cold.dirs.get_mut(&dir)?.remove(name)?;
-        self.cold.len -= 1;
-        self.hot.add_name(dir, name.clone(), found);
-        Some(found)
+        if let Some(found) = self.cold.dirs.get_mut(&dir).and_then(|d| d.remove(name)) {
+            self.cold.len -= 1;
+            self.hot.add_name(dir, name.clone(), found);
+            return Some(found);
+        }
+        self.whole.contains(&dir).then_some(None)
+    }
+
+    fn has_name(&self, dir: Ino, name: &Name) -> bool {
+        [&self.hot, &self.cold]
+            .iter()
+            .any(|part| part.dirs.get(&dir).is_some_and(|d| d.contains_key(name)))
     }
 
     fn drop_node(&mut self, ino: Ino) {
@@ -159,6 +172,7 @@ impl Inner {
     fn drop_dir(&mut self, dir: Ino) {
         self.hot.drop_dir(dir);
         self.cold.drop_dir(dir);
+        self.whole.remove(&dir);
     }
 
     fn has_dir(&self, dir: Ino) -> bool {
@@ -166,6 +180,12 @@ impl Inner {
     }
 
     fn learn(&mut self, token: Token, learned: Learned<'_>) {
+        if let Some(dir) = learned.made_dir
+            && self.is_current(token, &Key::Names(dir))
+        {
+            self.hot.dir(dir);
+            self.whole.insert(dir);
+        }
         if let Some(attr) = learned.attr
             && self.is_current(token, &Key::Node(attr.ino))
         {
@@ -196,7 +216,10 @@ impl Inner {
 
     fn turn(&mut self, max: usize) {
         if self.hot.len > max / 2 {
-            self.cold = std::mem::take(&mut self.hot);
+            let dropped = std::mem::replace(&mut self.cold, std::mem::take(&mut self.hot));
+            for dir in dropped.dirs.keys() {
+                self.whole.remove(dir);
+            }
         }
     }
 }
@@ -213,6 +236,8 @@ pub(super) struct Learned<'a> {
     pub(super) attr: Option<&'a Attr>,
     /// Directory, name, and what it names.
     pub(super) name: Option<(Ino, &'a Name, Option<Ino>)>,
+    /// A directory that was just made, with an interest in it: it is empty.
+    pub(super) made_dir: Option<Ino>,
     /// The answer comes with an interest in the directory.
     pub(super) names_interest: bool,
     /// The inode's symlink target.
@@ -294,6 +319,13 @@ impl MetaCache {
             }
         }
         inner.learn(token, learned);
+        for key in keys {
+            if let Key::Name(dir, name) = key
+                && !inner.has_name(*dir, name)
+            {
+                inner.whole.remove(dir);
+            }
+        }
         inner.stamp(keys.iter().cloned());
     }
 
@@ -331,6 +363,7 @@ impl MetaCache {
         inner.stamps.clear();
         inner.hot = Part::default();
         inner.cold = Part::default();
+        inner.whole.clear();
     }
 
     #[cfg(test)]
@@ -341,132 +374,5 @@ impl MetaCache {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::testing::attr;
-
-    fn name(s: &str) -> Name {
-        Name::new(s).unwrap()
-    }
-
-    fn touched(ino: u64) -> Touched {
-        Touched {
-            ino: Ino(ino),
-            attrs: true,
-            content: false,
-            entries: false,
-        }
-    }
-
-    fn learn_attr(cache: &MetaCache, token: Token, ino: u64) {
-        cache.learn(
-            token,
-            Learned {
-                attr: Some(&attr(ino)),
-                ..Learned::default()
-            },
-        );
-    }
-
-    fn learn_name(cache: &MetaCache, token: Token, dir: u64, n: &str, ino: Option<u64>) {
-        cache.learn(
-            token,
-            Learned {
-                name: Some((Ino(dir), &name(n), ino.map(Ino))),
-                names_interest: true,
-                ..Learned::default()
-            },
-        );
-    }
-
-    #[test]
-    fn an_answer_to_a_question_older_than_the_invalidation_is_not_cached() {
-        let cache = MetaCache::new(100);
-        let old = cache.token();
-        cache.invalidate(&[touched(5)]);
-        learn_attr(&cache, old, 5);
-        learn_attr(&cache, old, 6);
-        learn_name(&cache, old, 5, "a", Some(6));
-        assert_eq!(
-            (cache.attr(Ino(5)), cache.attr(Ino(6))),
-            (None, Some(attr(6)))
-        );
-        assert_eq!(cache.lookup(Ino(5), &name("a")), None);
-        learn_attr(&cache, cache.token(), 5);
-        assert!(cache.attr(Ino(5)).is_some());
-        assert!(!cache.is_current(old, Ino(5)) && cache.is_current(old, Ino(6)));
-    }
-
-    #[test]
-    fn absent_names_and_names_without_attributes_are_told_apart() {
-        let cache = MetaCache::new(100);
-        let t = cache.token();
-        learn_name(&cache, t, 1, "gone", None);
-        learn_name(&cache, t, 1, "there", Some(7));
-        assert_eq!(cache.lookup(Ino(1), &name("gone")), Some(None));
-        assert_eq!(cache.lookup(Ino(1), &name("there")), None);
-        learn_attr(&cache, t, 7);
-        assert_eq!(cache.lookup(Ino(1), &name("there")), Some(Some(attr(7))));
-        cache.invalidate(&[touched(1)]);
-        assert_eq!(cache.lookup(Ino(1), &name("there")), None);
-    }
-
-    #[test]
-    fn of_two_changes_at_once_neither_answer_is_cached() {
-        let cache = MetaCache::new(100);
-        let keys = [Key::Node(Ino(5))];
-        let five = attr(5);
-        let learned = || Learned {
-            attr: Some(&five),
-            ..Learned::default()
-        };
-        let (first, second) = (cache.begin(&keys), cache.begin(&keys));
-        cache.end(second, &keys, learned());
-        cache.end(first, &keys, learned());
-        assert_eq!(cache.attr(Ino(5)), None);
-        let alone = cache.begin(&keys);
-        let asked_meanwhile = cache.token();
-        cache.end(alone, &keys, learned());
-        assert!(cache.attr(Ino(5)).is_some());
-        cache.drop_nodes();
-        learn_attr(&cache, asked_meanwhile, 5);
-        assert_eq!(cache.attr(Ino(5)), None);
-    }
-
-    #[test]
-    fn a_created_name_is_cached_only_in_a_directory_of_interest() {
-        let cache = MetaCache::new(100);
-        let keys = [Key::Name(Ino(1), name("new")), Key::Node(Ino(1))];
-        let create = || {
-            let token = cache.begin(&keys);
-            let learned = Learned {
-                attr: Some(&attr(9)),
-                name: Some((Ino(1), &name("new"), Some(Ino(9)))),
-                ..Learned::default()
-            };
-            cache.end(token, &keys, learned);
-        };
-        create();
-        assert_eq!(cache.lookup(Ino(1), &name("new")), None);
-        learn_name(&cache, cache.token(), 1, "other", None);
-        create();
-        assert_eq!(cache.lookup(Ino(1), &name("new")), Some(Some(attr(9))));
-    }
-
-    #[test]
-    fn it_stays_bounded_and_keeps_what_is_used() {
-        let cache = MetaCache::new(100);
-        let t = cache.token();
-        learn_attr(&cache, t, 1);
-        for ino in 2..1000 {
-            learn_attr(&cache, t, ino);
-            learn_name(&cache, t, ino % 7, &format!("n{ino}"), Some(ino));
-            assert!(cache.attr(Ino(1)).is_some());
-            assert!(cache.len() <= 110, "{}", cache.len());
-        }
-        cache.drop_all();
-        assert_eq!(cache.len(), 0);
-        learn_attr(&cache, t, 1);
-        assert_eq!(cache.attr(Ino(1)), None);
-    }
-}
+#[path = "cache_tests.rs"]
+mod tests;

@@ -149,9 +149,11 @@ impl Client {
                 return Err(done.err().unwrap_or(NOT_AN_ATTR));
             }
         };
+        let is_new_dir = created && attr.kind == FileKind::Dir;
         let learned = Learned {
             attr: Some(attr),
             name: Some((parent, name, Some(attr.ino))),
+            made_dir: is_new_dir.then_some(attr.ino),
             ..Learned::default()
         };
         self.cache.end(token, &keys, learned);

@@ -113,6 +113,11 @@ impl State {
         self.replace.is_some() || !self.dirty.is_empty() || !self.flights.is_empty()
     }
 
+    /// A writing period is over, all of it is decided, and nobody cuts its version yet.
+    pub fn has_ended(&self) -> bool {
+        !self.seals.is_empty() && !self.sealing && !self.is_pending()
+    }
+
     /// There are local changes of which no put was made yet.
     pub fn is_dirty(&self) -> bool {
         self.replace.is_some() || !self.dirty.is_empty()

@@ -2,7 +2,9 @@
 //!
 //! 1. Open: the master is told, unless the session has it open in that mode already, alone, and has
 //!    been told of no change since.
-//! 2. The last writable handle goes: when what it wrote is committed, the version is cut (SEAL).
+//! 2. The last writable handle goes: when what it wrote is committed, the version is cut (SEAL): soon,
+//!    and at the latest before this is recalled or released. Those of many files are sent together,
+//!    so that the master orders them in one step; nobody waits for them.
 //! 3. The last handle goes: after a short while (it may be opened again at once) the master is told
 //!    (RELEASE). Until it has answered, the inode is not opened again.
 use super::error::FileResult;
@@ -61,13 +63,7 @@ impl FileLayer {
         if state.handles == 0 {
             state.idle_since = Some(self.backend.now());
         }
-        let seal = !state.seals.is_empty();
         drop(state);
-        if seal {
-            let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
-            self.runtime
-                .spawn(async move { layer.seal_ended(&inode).await });
-        }
         self.kick.notify_one();
     }
 
@@ -115,6 +111,15 @@ impl FileLayer {
         match known {
             Some(registered) => Ok(registered),
             None => self.register(inode, true).await,
+        }
+    }
+
+    /// Cuts the versions of these inodes in the background.
+    pub(super) fn seal_together(self: &Arc<Self>, inodes: Vec<Arc<Inode>>) {
+        for inode in inodes {
+            let layer = Arc::clone(self);
+            self.runtime
+                .spawn(async move { layer.seal_ended(&inode).await });
         }
     }
 

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How often dirty files are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
+/// Least time between two rounds of SEALs.
+const SEAL_SPACING: Duration = Duration::from_millis(100);
 
 impl FileLayer {
     /// Cuts all dirty bytes of the inode into a put, if there are any.
@@ -239,7 +241,7 @@ impl FileLayer {
             }
         }
         state.settle();
-        let ends = !state.seals.is_empty() && !state.sealing && !state.is_pending();
+        let ends = state.has_ended();
         drop(state);
         self.budget.land(cut.flight.bytes);
         self.budget.give(freed);
@@ -247,9 +249,7 @@ impl FileLayer {
         let _ = cut.flight.outcome.set(result);
         inode.changed.notify_waiters();
         if ends {
-            let (layer, inode) = (Arc::clone(self), Arc::clone(inode));
-            self.runtime
-                .spawn(async move { layer.seal_ended(&inode).await });
+            self.kick.notify_one();
         }
     }
 
@@ -298,19 +298,30 @@ impl FileLayer {
         outcome.get().cloned().expect("waited for")
     }
 
-    /// Puts what is old, all of it when the budget is short, and releases what is idle.
+    /// Puts what is old, all of it when the budget is short, cuts versions, and releases what is
+    /// idle.
     pub(super) async fn run_writeback(layer: Weak<Self>) {
+        let mut sealed_at = None;
         loop {
             let Some(this) = layer.upgrade() else { return };
             let pressed = this.budget.is_pressed();
             let now = this.backend.now();
             let inodes = this.all();
             let idle = inodes.is_empty();
+            let may_seal = sealed_at.is_none_or(|at| now.since(at) >= SEAL_SPACING);
+            let mut ended = Vec::new();
             for inode in inodes {
                 let due = |at| pressed || now.since(at) >= this.config.write_delay;
                 if inode.state().dirty_since().is_some_and(due) {
                     this.cut_all(&inode);
                 }
+                if may_seal && inode.state().has_ended() {
+                    ended.push(inode);
+                }
+            }
+            if !ended.is_empty() {
+                sealed_at = Some(now);
+                this.seal_together(ended);
             }
             this.release_idle();
             let pause = if idle { SWEEP * 10 } else { SWEEP };
