@@ -1,4 +1,4 @@
-//! Lock requests: from the kernel's words to [`Vfs`] calls. One that waits has no deadline, and
+//! Lock requests: from the kernel's words to [`Vfs`](crate::vfs::Vfs) calls. One that waits has no deadline, and
 //! occupies no thread.
 use super::lk_flags::{Kind, kind_of_lock};
 use super::ops::empty;
