@@ -164,12 +164,6 @@ impl Model {
         match (target, mode) {
             (None, RenameMode::Exchange) => return Err(ErrorCode::NotFound),
             (Some(_), RenameMode::NoReplace) => return Err(ErrorCode::Exists),
-            (Some(t), RenameMode::Replace) if is_dir(moved) && !is_dir(t) => {
-                return Err(ErrorCode::NotDir);
-            }
-            (Some(t), RenameMode::Replace) if !is_dir(moved) && is_dir(t) => {
-                return Err(ErrorCode::IsDir);
-            }
             _ => {}
         }
         if target == Some(moved) {
@@ -177,6 +171,15 @@ impl Model {
         }
         if is_dir(moved) && self.is_below(to.0, moved) {
             return Err(ErrorCode::Invalid);
+        }
+        match (target, mode) {
+            (Some(t), RenameMode::Replace) if is_dir(moved) && !is_dir(t) => {
+                return Err(ErrorCode::NotDir);
+            }
+            (Some(t), RenameMode::Replace) if !is_dir(moved) && is_dir(t) => {
+                return Err(ErrorCode::IsDir);
+            }
+            _ => {}
         }
         if let Some(target) = target {
             let is_full = !self.nodes[&target].names.is_empty();
