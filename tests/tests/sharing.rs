@@ -206,7 +206,10 @@ fn a_file_that_shrinks_and_grows_shows_no_byte_of_another_time() {
     end([a, b, c]);
 }
 
+// On a loaded machine the kernel shows the new size before it has dropped the last page, whose rest is
+// zeros: see "Known defect" in SEMANTICS.md. Run it with --ignored until that is mended.
 #[test]
+#[ignore = "known defect: zeros in place of what was appended, under load"]
 fn a_follower_sees_what_another_mount_synced_within_a_second() {
     if !fuse_or_skip("a_follower_sees_what_another_mount_synced_within_a_second") {
         return;
