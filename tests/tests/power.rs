@@ -39,6 +39,16 @@ fn all_daemons_killed_at_once_lose_nothing_acknowledged() {
     again.unmount().unwrap();
 }
 
+/// Every thread of a process has a tracer.
+fn is_traced(pid: u32) -> bool {
+    let untraced = |task: std::io::Result<std::fs::DirEntry>| {
+        let status = task.and_then(|t| std::fs::read_to_string(t.path().join("status")));
+        // A thread that has ended meanwhile needs none.
+        status.is_ok_and(|s| s.contains("TracerPid:\t0\n"))
+    };
+    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|mut t| !t.any(untraced))
+}
+
 /// strace on every daemon: which files it synced, and when.
 struct Traces {
     children: Vec<(u8, Child, PathBuf)>,
@@ -142,7 +152,8 @@ fn every_acknowledgement_follows_syncs_on_w_stores_and_a_majority_of_voters() {
     let mount = Mount::new(&cluster, "mnt").unwrap();
     let traces = Traces::start(&cluster);
     let warm = |m: &Path| std::fs::write(m.join("warm"), "x").unwrap();
-    std::thread::sleep(Duration::from_millis(1500)); // strace has attached; nothing tells when
+    let traced = || cluster.pids().unwrap().into_iter().all(is_traced);
+    wait_for("strace on every thread", Duration::from_secs(20), traced).unwrap();
     warm(mount.path());
     let mut puts = Vec::new();
     let mut names = Vec::new();
