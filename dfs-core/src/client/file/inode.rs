@@ -67,6 +67,9 @@ pub(super) struct Cut {
 pub(super) struct State {
     pub handles: u32,
     pub writers: u32,
+    /// Of the writers, those that a close has flushed and that have changed nothing since: their
+    /// release may be on its way.
+    pub closed: u32,
     pub registered: Option<Registered>,
     /// Attributes as last committed or queried.
     pub attr: Option<Attr>,
@@ -116,6 +119,11 @@ impl State {
     /// A writing period is over, all of it is decided, and nobody cuts its version yet.
     pub fn has_ended(&self) -> bool {
         !self.seals.is_empty() && !self.sealing && !self.is_pending()
+    }
+
+    /// For all that is known every writer has closed it.
+    pub fn is_left(&self) -> bool {
+        self.writers > 0 && self.closed == self.writers
     }
 
     /// There are local changes of which no put was made yet.

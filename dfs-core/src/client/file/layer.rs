@@ -214,6 +214,9 @@ impl FileLayer {
             if let Some(registered) = state.registered.as_mut().filter(|_| shared) {
                 registered.shared = true;
             }
+            if state.is_left() {
+                self.end_period(&inode, &mut state);
+            }
         }
         self.drain(&inode).await;
         self.seal_ended(&inode).await;

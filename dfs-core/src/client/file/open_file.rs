@@ -1,6 +1,6 @@
 //! One open handle: what programs do with files.
 use super::error::{FileError, FileResult};
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::layer::FileLayer;
 use super::locking::LockKey;
 use crate::types::{Attr, ChunkNo, Ino, VersionNo};
@@ -70,6 +70,8 @@ pub struct OpenFile {
     /// Whose locks were taken through it; its lock is taken last.
     lock_owners: Mutex<BTreeSet<LockKey>>,
     released: AtomicBool,
+    /// Counted in the inode's `closed`; changed under its lock.
+    closed: AtomicBool,
 }
 
 impl FileLayer {
@@ -79,7 +81,7 @@ impl FileLayer {
     /// # Errors
     /// What the master says (`NotFound`, `Stale`, ...); nothing is open then.
     pub async fn open(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> FileResult<Arc<OpenFile>> {
-        let inode = self.enter(ino, mode.write).await;
+        let inode = self.enter(ino, mode).await;
         let file = self.handle(inode, mode);
         let local = self.is_open_locally(&file.inode.state(), mode.write);
         if !local {
@@ -98,7 +100,7 @@ impl FileLayer {
         if mode.truncate || !self.is_open_locally(&known.state(), mode.write) {
             return None;
         }
-        let file = self.handle(self.try_enter(ino, mode.write)?, mode);
+        let file = self.handle(self.try_enter(ino, mode)?, mode);
         let local = self.is_open_locally(&file.inode.state(), mode.write);
         local.then_some(file)
     }
@@ -128,6 +130,7 @@ impl FileLayer {
             handle: Mutex::new(handle),
             lock_owners: Mutex::default(),
             released: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
     }
 }
@@ -302,31 +305,43 @@ impl OpenFile {
         handle.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Commits what is buffered for the file.
+    /// One descriptor was closed, perhaps the last one: as [`fsync`](Self::fsync). If nothing is
+    /// written through the handle afterwards, the next open for writing begins a version, even if
+    /// the [`release`](Self::release) comes after it.
+    ///
+    /// # Errors
+    /// As [`fsync`](Self::fsync).
+    pub async fn flush(&self) -> FileResult<()> {
+        if self.mode.write {
+            let mut state = self.inode.state();
+            state.closed += u32::from(!self.closed.swap(true, Ordering::AcqRel));
+        }
+        self.fsync().await
+    }
+
+    /// The handle is in use, or gone: no longer one that was closed.
+    pub(super) fn reopen(&self, state: &mut State) {
+        state.closed -= u32::from(self.closed.swap(false, Ordering::AcqRel));
+    }
+
+    /// Commits what is buffered for the file: a committed put is durable at W stores and a majority
+    /// of voters.
     ///
     /// # Errors
     /// A background write failed since the handle was opened: the first such error, from then on at
     /// every call.
-    pub async fn flush(&self) -> FileResult<()> {
+    pub async fn fsync(&self) -> FileResult<()> {
         if !self.is_clean() {
             self.layer.drain(&self.inode).await;
         }
         self.check_failed()
     }
 
-    /// As [`flush`](Self::flush): a committed put is durable at W stores and a majority of voters.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub async fn fsync(&self) -> FileResult<()> {
-        self.flush().await
-    }
-
     /// Closes the handle; seals and releases follow in the background. Also done on drop.
     pub fn release(&self) {
         if !self.released.swap(true, Ordering::AcqRel) && self.inode.version.is_none() {
             self.unlock_all();
-            self.layer.leave(&self.inode, self.mode.write);
+            self.layer.leave(self);
         }
     }
 }

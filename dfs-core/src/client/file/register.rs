@@ -5,24 +5,29 @@
 //! 2. The last writable handle goes: when what it wrote is committed, the version is cut (SEAL): soon,
 //!    and at the latest before this is recalled or released. Those of many files are sent together,
 //!    so that the master orders them in one step; nobody waits for them.
+//!    The kernel sends a release when close(2) has returned and does not wait for it, so that the next
+//!    open may overtake it: a period ends too when somebody opens the file for writing, or another
+//!    session wants it, and every writable handle was flushed by a close and has changed nothing
+//!    since. An open with O_TRUNC ends it in any case.
 //! 3. The last handle goes: after a short while (it may be opened again at once) the master is told
 //!    (RELEASE). Until it has answered, the inode is not opened again.
 use super::error::FileResult;
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
 use super::layout::LayoutCache;
+use super::open_file::{OpenFile, OpenMode};
 use crate::types::Ino;
 use crate::wire::Mutation;
 use std::sync::Arc;
 
 impl FileLayer {
     /// The inode with one more handle on it.
-    pub(super) async fn enter(&self, ino: Ino, write: bool) -> Arc<Inode> {
+    pub(super) async fn enter(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> Arc<Inode> {
         loop {
             let changed = self.table_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(inode) = self.try_enter(ino, write) {
+            if let Some(inode) = self.try_enter(ino, mode) {
                 return inode;
             }
             changed.await;
@@ -30,7 +35,7 @@ impl FileLayer {
     }
 
     /// As [`enter`](Self::enter); `None` while it is being released.
-    pub(super) fn try_enter(&self, ino: Ino, write: bool) -> Option<Arc<Inode>> {
+    pub(super) fn try_enter(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> Option<Arc<Inode>> {
         let mut table = self.table();
         if table.releasing.contains(&ino) {
             return None;
@@ -38,8 +43,11 @@ impl FileLayer {
         let fresh = || Arc::new(Inode::new(ino, None));
         let inode = Arc::clone(table.inodes.entry(ino).or_insert_with(fresh));
         let mut state = inode.state();
+        if mode.write && (mode.truncate || state.is_left()) {
+            self.end_period(&inode, &mut state);
+        }
         state.handles += 1;
-        state.writers += u32::from(write);
+        state.writers += u32::from(mode.write);
         state.idle_since = None;
         drop(state);
         drop(table);
@@ -48,23 +56,32 @@ impl FileLayer {
     }
 
     /// One handle less. Seals and releases follow in the background.
-    pub(super) fn leave(self: &Arc<Self>, inode: &Arc<Inode>, write: bool) {
+    pub(super) fn leave(self: &Arc<Self>, file: &OpenFile) {
+        let inode = &file.inode;
         let mut state = inode.state();
-        let ended = write && state.writers == 1;
-        if ended && state.is_dirty() {
-            // Still under the period that ends here.
-            self.cut(inode, &mut state, None, true);
+        let write = file.mode().write;
+        if write && state.writers == 1 {
+            self.end_period(inode, &mut state);
         }
+        file.reopen(&mut state);
         state.handles -= 1;
         state.writers -= u32::from(write);
-        if ended && let Some(token) = state.token.take() {
-            state.seals.push(token);
-        }
         if state.handles == 0 {
             state.idle_since = Some(self.backend.now());
         }
         drop(state);
         self.kick.notify_one();
+    }
+
+    /// What was written so far makes a version; the next change begins another one.
+    pub(super) fn end_period(self: &Arc<Self>, inode: &Arc<Inode>, state: &mut State) {
+        if state.is_dirty() {
+            // Still under the period that ends here.
+            self.cut(inode, state, None, true);
+        }
+        if let Some(token) = state.token.take() {
+            state.seals.push(token);
+        }
     }
 
     /// True if an open in this mode needs no word to the master.

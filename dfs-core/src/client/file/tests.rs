@@ -169,6 +169,58 @@ async fn the_last_writer_seals_once_and_flush_never_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn regression_an_open_that_overtakes_the_release_before_it_begins_a_version() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let sealed = |ino| -> Vec<u64> {
+        let files = &cluster.master().files;
+        files[&ino].sealed.iter().map(|(_, size)| *size).collect()
+    };
+    for truncate in [false, true] {
+        let ino = cluster.create(5 + u64::from(truncate));
+        let mode = OpenMode {
+            truncate,
+            ..OpenMode::WRITE
+        };
+        let mut late = Vec::new();
+        for len in 1..=3 {
+            let file = a.open(ino, mode).await.unwrap();
+            file.write(0, &vec![1; len], false).await.unwrap();
+            file.flush().await.unwrap();
+            late.push(file);
+            until("what the one before wrote is cut", || {
+                sealed(ino).len() == len - 1
+            })
+            .await;
+        }
+        late.iter().for_each(|f| f.release());
+        until("all are cut", || sealed(ino).len() == 3).await;
+    }
+    // Flushed by the close of one of its descriptors and written again: still the same period.
+    let ino = cluster.create(7);
+    let file = open(&a, ino, true).await;
+    for len in [1, 2] {
+        file.write(0, &vec![1; len], false).await.unwrap();
+        file.flush().await.unwrap();
+    }
+    file.write(0, b"xyz", false).await.unwrap();
+    let other = open(&a, ino, true).await;
+    other.write(3, b"abc", false).await.unwrap();
+    file.release();
+    other.release();
+    until("one version is cut", || sealed(ino) == [6]).await;
+    // Closed here before another mount opens it.
+    let ino = cluster.create(8);
+    let file = open(&a, ino, true).await;
+    file.write(0, b"xyz", false).await.unwrap();
+    file.flush().await.unwrap();
+    let b = cluster.mount(2, FileConfig::default());
+    let other = open(&b, ino, true).await;
+    assert_eq!(sealed(ino), [3]);
+    drop((file, other));
+}
+
+#[tokio::test(start_paused = true)]
 async fn truncating_at_open_and_writing_is_one_put() {
     let cluster = Cluster::new();
     let a = cluster.mount(1, FileConfig::default());

@@ -139,6 +139,7 @@ impl OpenFile {
     }
 
     fn touch(&self, state: &mut State, kill_suid: bool) {
+        self.reopen(state);
         state.mtime = Some(self.layer.backend.wall());
         state.kill_suid |= kill_suid;
         state.token.get_or_insert_with(|| self.layer.next_token());
