@@ -24,8 +24,23 @@ use std::time::{Duration, Instant};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Longest time a scenario may take. One that hangs must fail, not wait for whoever runs the tests.
-const SCENARIO_MAX: Duration = Duration::from_secs(420);
+/// Longest time a scenario may take, in seconds; `DFS_SCENARIO_SECONDS` sets another. One that hangs must
+/// fail, not wait for whoever runs the tests.
+const SCENARIO_MAX: usize = 420;
+
+/// A number that the environment may set: the long suites try more often than the test command.
+///
+/// # Panics
+/// It is set to something else.
+pub fn number(name: &str, default: usize) -> usize {
+    let set = std::env::var(name).ok();
+    set.map_or(default, |v| v.parse().expect("a number"))
+}
+
+/// How often a scenario of sharing tries something, `DFS_SHARING_TIMES` times as often if that is set.
+pub fn times(n: usize) -> usize {
+    n * number("DFS_SHARING_TIMES", 1)
+}
 
 /// What [`exclusive`] gives.
 pub struct Alone {
@@ -37,8 +52,9 @@ pub struct Alone {
 pub fn exclusive() -> Alone {
     // A failed scenario poisons nothing: each begins from an empty directory.
     let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let max = number("DFS_SCENARIO_SECONDS", SCENARIO_MAX);
     Alone {
-        _watched: watchdog::watch(SCENARIO_MAX),
+        _watched: watchdog::watch(Duration::from_secs(max as u64)),
         _guard: guard,
     }
 }
