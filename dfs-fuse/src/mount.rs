@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// How long an ordinary unmount is tried before force.
 const UNMOUNT_GRACE: Duration = Duration::from_secs(5);
-/// Threads that tell the kernel to drop pages.
-const NOTIFY_THREADS: usize = 3;
 /// Pages read ahead per file, in KiB.
 const READ_AHEAD_KB: &str = "1024";
 
@@ -32,8 +30,8 @@ pub struct Mounted {
     client: Arc<Client>,
     mountpoint: PathBuf,
     session: std::thread::JoinHandle<std::io::Result<()>>,
-    notify: Vec<std::thread::JoinHandle<()>>,
-    pages: Arc<Pages>,
+    notify: std::thread::JoinHandle<()>,
+    stop_notify: Arc<AtomicBool>,
 }
 
 /// Connects and mounts. Returns when the mount is usable.
@@ -75,18 +73,15 @@ pub fn mount(
         let session = std::thread::Builder::new()
             .name("dfs-session".into())
             .spawn(move || session.run())?;
-        let notify = (0..NOTIFY_THREADS)
-            .map(|_| {
-                let (pages, notifier) = (pages.clone(), notifier.clone());
-                std::thread::Builder::new()
-                    .name("dfs-notify".into())
-                    .spawn(move || pages.run(|ino| invalidate(&notifier, ino)))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok((session, notify))
+        let stop_notify = Arc::new(AtomicBool::new(false));
+        let stop = stop_notify.clone();
+        let notify = std::thread::Builder::new()
+            .name("dfs-notify".into())
+            .spawn(move || pages.run(&stop, |ino| invalidate(&notifier, ino)))?;
+        Ok((session, notify, stop_notify))
     };
     match serve() {
-        Ok((session, notify)) => {
+        Ok((session, notify, stop_notify)) => {
             set_read_ahead(&mountpoint);
             Ok(Mounted {
                 vfs,
@@ -94,7 +89,7 @@ pub fn mount(
                 mountpoint,
                 session,
                 notify,
-                pages,
+                stop_notify,
             })
         }
         Err(e) => {
@@ -197,11 +192,9 @@ impl Mounted {
         if !self.session.is_finished() {
             unmount(&self.mountpoint, || self.session.is_finished());
         }
-        self.pages.stop();
+        self.stop_notify.store(true, Ordering::Release);
         let ended = self.session.join();
-        for thread in self.notify {
-            let _ = thread.join();
-        }
+        let _ = self.notify.join();
         runtime.block_on(self.client.shutdown());
         match ended {
             Ok(Ok(())) => Ok(()),

@@ -104,7 +104,6 @@ impl Vfs {
             return Err(Errno(libc::EXDEV));
         }
         let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
-        let attr = self.client.link(ino, dir, &new_name(dir, bytes)?).await?;
-        self.shown(attr).await
+        Ok(self.client.link(ino, dir, &new_name(dir, bytes)?).await?)
     }
 }

@@ -5,7 +5,8 @@
 //! 2. `revision += 1`, whatever changed: the mark at the home PG has to be told.
 //! 3. A change of content is taken into the open version or begins the next one, and its rows are
 //!    written there; what they supersede is released.
-//! 4. Notes: `Committed` to the home PG, `Hold` to each object's PG.
+//! 4. Its ctime is when the bytes were written, as its mtime: what `fstat` said before the close stays true.
+//! 5. Notes: `Committed` to the home PG, `Hold` to each object's PG.
 use super::KEPT;
 use super::attr;
 use super::content;
@@ -18,7 +19,9 @@ use super::tx::Tx;
 use super::versions;
 use crate::master::state::ctx::acks_are_good;
 use crate::master::state::{ApplyError, StateError};
-use crate::types::{ChunkNo, FileKind, Ino, ObjectId, ObjectSum, PgId, Revision};
+use crate::types::{
+    ChunkNo, FileKind, Ino, ObjectId, ObjectSum, PgId, Revision, SetTime, Timestamp,
+};
 use crate::wire::master::Note;
 use crate::wire::{Commit, ErrorCode, MutationOk, WireError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +59,7 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
     }
     inode.revision = inode.revision.next();
     inode.op = tx.op;
-    inode.ctime = tx.now();
+    inode.ctime = changed_at(tx.now(), inode.ctime, commit.mtime);
     if let Some(time) = commit.mtime {
         inode.mtime = attr::resolve(tx, time);
     }
@@ -77,6 +80,19 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
         revision: inode.revision,
         offset: plan.offset,
     })
+}
+
+/// Seconds that a mount's clock may be off from the log's before its word on ctime is not taken.
+const CLOCKS_APART_MAX: u64 = 60;
+
+/// Step 4. A ctime never goes back, and no mount with a wrong clock sets it.
+fn changed_at(now: Timestamp, was: Timestamp, written: Option<SetTime>) -> Timestamp {
+    match written {
+        Some(SetTime::At(time)) if time.secs.abs_diff(now.secs) <= CLOCKS_APART_MAX => {
+            was.max(time)
+        }
+        _ => now,
+    }
 }
 
 /// Step 1: everything that can be said before looking at the content.

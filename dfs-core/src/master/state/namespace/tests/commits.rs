@@ -2,7 +2,8 @@
 use super::world::{ROOT, World, name, puts};
 use crate::master::state::namespace;
 use crate::types::{
-    CHUNK_SIZE, ChunkNo, ClientId, Epoch, Ino, OpId, PgPhase, Revision, StoreId, VersionNo,
+    CHUNK_SIZE, ChunkNo, ClientId, Epoch, Ino, OpId, PgPhase, Revision, SetTime, StoreId,
+    Timestamp, VersionNo,
 };
 use crate::wire::master::Note;
 use crate::wire::{Change, ErrorCode, Mutation, MutationOk};
@@ -307,6 +308,32 @@ fn kill_suid_and_mtime_follow_the_put() {
     assert_eq!((w.attr(f).mtime, w.attr(f).mode), (before, 0o6755));
     bent(&mut w, f, |c| c.kill_suid = true).unwrap();
     assert!(w.attr(f).mtime > before && w.attr(f).mode == 0o755);
+}
+
+#[test]
+fn regression_a_close_does_not_move_the_ctime_that_the_write_set() {
+    let mut w = World::new();
+    let f = w.file(ROOT, "f");
+    let log = |w: &World| Timestamp::from_log_time(w.at);
+    let later = |time: Timestamp, secs| Timestamp {
+        secs: time.secs + secs,
+        ..time
+    };
+    let written = later(log(&w), 1);
+    bent(&mut w, f, |c| c.mtime = Some(SetTime::At(written))).unwrap();
+    assert_eq!((w.attr(f).mtime, w.attr(f).ctime), (written, written));
+    // Older than what was seen: the ctime stays.
+    bent(&mut w, f, |c| {
+        c.mtime = Some(SetTime::At(later(written, -1)));
+    })
+    .unwrap();
+    assert_eq!(w.attr(f).ctime, written);
+    // A wrong clock sets its own mtime only.
+    for off in [-7200, 7200] {
+        let wrong = later(log(&w), off);
+        bent(&mut w, f, |c| c.mtime = Some(SetTime::At(wrong))).unwrap();
+        assert_eq!((w.attr(f).mtime, w.attr(f).ctime), (wrong, log(&w)));
+    }
 }
 
 #[test]
