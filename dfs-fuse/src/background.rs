@@ -28,7 +28,9 @@ pub fn start(args: &[OsString], log: Option<&std::path::Path>) -> anyhow::Result
         None => Stdio::null(),
     };
     let mut command = Command::new(std::env::current_exe().context("own path")?);
+    // Not by the name of a mount helper, which would read these arguments as mount(8)'s.
     command
+        .arg0("dfs-mount")
         .args(args.iter().skip(1))
         .arg("--ready-fd")
         .arg(fd.to_string());

@@ -137,26 +137,31 @@ const IGNORED: [&str; 19] = [
 /// Options that the mount table shows and mount(8) hands back at a remount.
 const SHOWN: [&str; 4] = ["user_id", "group_id", "max_read", "rootmode"];
 
+/// Longest `-o timeout=`, in seconds: a year.
+const TIMEOUT_MAX: u64 = 365 * 24 * 3600;
+
 impl Options {
-    /// Parses `-o` arguments.
+    /// Parses `-o` arguments. A value with commas stands between double quotes, as mount(8) says.
     ///
     /// # Errors
     /// An unknown option or a value that is no number, by name.
     pub fn parse(args: &[String]) -> anyhow::Result<Self> {
         let mut this = Self::default();
-        for option in args
-            .iter()
-            .flat_map(|a| a.split(','))
-            .filter(|o| !o.is_empty())
-        {
+        for option in args.iter().flat_map(|a| split(a)).filter(|o| !o.is_empty()) {
             let (key, value) = match option.split_once('=') {
                 Some((key, value)) => (key, Some(value)),
-                None => (option, None),
+                None => (&*option, None),
             };
             let number = || -> anyhow::Result<u64> {
                 let text = value.with_context(|| format!("-o {key} needs a value"))?;
                 text.parse()
                     .with_context(|| format!("-o {key}={text}: not a number"))
+            };
+            let bytes = |mib: u64| {
+                let bytes = usize::try_from(mib)
+                    .ok()
+                    .and_then(|n| n.checked_mul(1 << 20));
+                bytes.with_context(|| format!("-o {key}={mib}: more than there is"))
             };
             match key {
                 "ro" => this.read_only = true,
@@ -170,9 +175,14 @@ impl Options {
                 "nosuid" => this.suid = false,
                 "dev" => this.dev = true,
                 "nodev" => this.dev = false,
-                "timeout" => this.timeout = Duration::from_secs(number()?.max(1)),
-                "cache" => this.cache_bytes = usize::try_from(number()?)? << 20,
-                "dirty" => this.dirty_bytes = usize::try_from(number()?.max(8))? << 20,
+                "timeout" => match number()? {
+                    seconds if seconds > TIMEOUT_MAX => {
+                        bail!("-o timeout={seconds}: at most {TIMEOUT_MAX} seconds")
+                    }
+                    seconds => this.timeout = Duration::from_secs(seconds.max(1)),
+                },
+                "cache" => this.cache_bytes = bytes(number()?)?,
+                "dirty" => this.dirty_bytes = bytes(number()?.max(8))?,
                 "fsname" => this.fs_name = value.map(str::to_owned),
                 key if IGNORED.contains(&key) || SHOWN.contains(&key) => {}
                 key if key.starts_with("x-") => {}
@@ -184,6 +194,19 @@ impl Options {
         }
         Ok(this)
     }
+}
+
+/// The options between the commas outside quotes, without the quotes.
+fn split(options: &str) -> Vec<String> {
+    let (mut all, mut is_quoted) = (vec![String::new()], false);
+    for c in options.chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => all.push(String::new()),
+            c => all.last_mut().expect("never empty").push(c),
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -214,6 +237,24 @@ mod tests {
                 .to_string()
                 .contains("soon")
         );
+    }
+
+    #[test]
+    fn regression_a_number_that_no_clock_or_memory_has_is_refused() {
+        for option in ["timeout", "cache", "dirty"] {
+            for value in [u64::MAX, 1 << 44] {
+                let e = parse(&format!("{option}={value}")).unwrap_err().to_string();
+                assert!(e.contains(option) && e.contains(&value.to_string()), "{e}");
+            }
+        }
+        assert!(parse("timeout=31536000,cache=1024,dirty=1024").is_ok());
+    }
+
+    #[test]
+    fn regression_a_quoted_value_may_have_commas() {
+        let o = parse("ro,cluster=\"10.0.0.1:7400,10.0.0.2:7400\",timeout=5").unwrap();
+        assert_eq!(o.cluster.as_deref(), Some("10.0.0.1:7400,10.0.0.2:7400"));
+        assert!(o.read_only && o.timeout == Duration::from_secs(5));
     }
 
     #[test]

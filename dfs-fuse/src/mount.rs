@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long an ordinary unmount is tried before force.
 const UNMOUNT_GRACE: Duration = Duration::from_secs(5);
+/// Threads that tell the kernel to drop pages.
+const NOTIFY_THREADS: usize = 3;
 /// Pages read ahead per file, in KiB.
 const READ_AHEAD_KB: &str = "1024";
 
@@ -30,8 +32,8 @@ pub struct Mounted {
     client: Arc<Client>,
     mountpoint: PathBuf,
     session: std::thread::JoinHandle<std::io::Result<()>>,
-    notify: std::thread::JoinHandle<()>,
-    stop_notify: Arc<AtomicBool>,
+    notify: Vec<std::thread::JoinHandle<()>>,
+    pages: Arc<Pages>,
 }
 
 /// Connects and mounts. Returns when the mount is usable.
@@ -73,15 +75,18 @@ pub fn mount(
         let session = std::thread::Builder::new()
             .name("dfs-session".into())
             .spawn(move || session.run())?;
-        let stop_notify = Arc::new(AtomicBool::new(false));
-        let stop = stop_notify.clone();
-        let notify = std::thread::Builder::new()
-            .name("dfs-notify".into())
-            .spawn(move || pages.run(&stop, |ino| invalidate(&notifier, ino)))?;
-        Ok((session, notify, stop_notify))
+        let notify = (0..NOTIFY_THREADS)
+            .map(|_| {
+                let (pages, notifier) = (pages.clone(), notifier.clone());
+                std::thread::Builder::new()
+                    .name("dfs-notify".into())
+                    .spawn(move || pages.run(|ino| invalidate(&notifier, ino)))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((session, notify))
     };
     match serve() {
-        Ok((session, notify, stop_notify)) => {
+        Ok((session, notify)) => {
             set_read_ahead(&mountpoint);
             Ok(Mounted {
                 vfs,
@@ -89,7 +94,7 @@ pub fn mount(
                 mountpoint,
                 session,
                 notify,
-                stop_notify,
+                pages,
             })
         }
         Err(e) => {
@@ -192,9 +197,11 @@ impl Mounted {
         if !self.session.is_finished() {
             unmount(&self.mountpoint, || self.session.is_finished());
         }
-        self.stop_notify.store(true, Ordering::Release);
+        self.pages.stop();
         let ended = self.session.join();
-        let _ = self.notify.join();
+        for thread in self.notify {
+            let _ = thread.join();
+        }
         runtime.block_on(self.client.shutdown());
         match ended {
             Ok(Ok(())) => Ok(()),

@@ -1,12 +1,12 @@
 //! Several mounts of one cluster: what each promise of SEMANTICS.md says about them.
 #![allow(clippy::unwrap_used)]
-use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, times, wait_for};
+use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, times};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn three(cluster: &Cluster) -> [Mount; 3] {
@@ -200,10 +200,7 @@ fn a_file_that_shrinks_and_grows_shows_no_byte_of_another_time() {
     end([a, b, c]);
 }
 
-// On a loaded machine the kernel shows the new size before it has dropped the last page, whose rest is
-// zeros: see "Known defect" in SEMANTICS.md. Run it with --ignored until that is mended.
 #[test]
-#[ignore = "known defect: zeros in place of what was appended, under load"]
 fn a_follower_sees_what_another_mount_synced_within_a_second() {
     if !fuse_or_skip("a_follower_sees_what_another_mount_synced_within_a_second") {
         return;
@@ -211,23 +208,56 @@ fn a_follower_sees_what_another_mount_synced_within_a_second() {
     let _alone = exclusive();
     let cluster = Cluster::start(3).unwrap();
     let [a, b, c] = three(&cluster);
+    let lines: Vec<String> = (0..times(150)).map(|i| format!("line {i}\n")).collect();
     std::fs::write(a.join("log"), b"").unwrap();
-    let mut log = OpenOptions::new().append(true).open(a.join("log")).unwrap();
-    let mut follower = std::fs::File::open(b.join("log")).unwrap();
-    let mut slowest = Duration::ZERO;
-    for i in 0..50 {
-        let line = format!("line {i}\n");
-        log.write_all(line.as_bytes()).unwrap();
-        log.sync_all().unwrap();
-        let mut got = String::new();
-        // As tail -f does: the same descriptor, again and again.
-        let took = wait_for("the line", Duration::from_secs(1), || {
-            follower.read_to_string(&mut got).unwrap();
-            got == line
+    let synced = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let followers = [&a, &b, &c, &b].map(|mount| {
+            let (file, all) = (std::fs::File::open(mount.join("log")), lines.concat());
+            scope.spawn(move || follow(file.unwrap(), all.as_bytes()))
         });
-        slowest = slowest.max(took.unwrap_or_else(|e| panic!("line {i}: {e}, got {got:?}")));
-    }
-    println!("followed at most {slowest:?} behind");
-    drop((log, follower));
+        let mut log = OpenOptions::new().append(true).open(a.join("log")).unwrap();
+        for line in &lines {
+            log.write_all(line.as_bytes()).unwrap();
+            log.sync_all().unwrap();
+            synced.lock().unwrap().push(Instant::now());
+        }
+        let synced = synced.lock().unwrap();
+        for (n, follower) in followers.into_iter().enumerate() {
+            let seen = follower.join().unwrap();
+            let late = seen
+                .iter()
+                .zip(&*synced)
+                .map(|(seen, at)| seen.saturating_duration_since(*at));
+            let slowest = late.max().unwrap();
+            println!("follower {n}: at most {slowest:?} behind");
+            assert!(
+                slowest < Duration::from_secs(1),
+                "follower {n}: {slowest:?} behind"
+            );
+        }
+    });
     end([a, b, c]);
+}
+
+/// Reads a growing file through one descriptor, as `tail -f` does but without a pause, until it has
+/// read `all`; no byte may ever differ. When each line was seen.
+fn follow(mut file: std::fs::File, all: &[u8]) -> Vec<Instant> {
+    let (mut got, mut seen, mut buffer) = (0, Vec::new(), vec![0; 4096]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while got < all.len() {
+        let n = file.read(&mut buffer).unwrap();
+        let now = Instant::now();
+        assert!(now < deadline, "no more than {got} of {} bytes", all.len());
+        let want = &all[got..all.len().min(got + n)];
+        let shown = String::from_utf8_lossy(&buffer[..n]);
+        assert!(
+            buffer[..n] == *want,
+            "at {got}: got {shown:?} for {:?}",
+            String::from_utf8_lossy(want)
+        );
+        seen.extend(want.iter().filter(|b| **b == b'\n').map(|_| now));
+        got += n;
+    }
+    seen
 }

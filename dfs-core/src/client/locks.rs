@@ -192,7 +192,12 @@ impl Client {
             return Err(ErrorCode::SessionExpired.into());
         }
         let body = Mutation::Abandon { op };
-        match self.mutate_as(ticket.op(), body, within).await? {
+        let disowned = match self.mutate_as(ticket.op(), body, within).await {
+            // It was not said that the lock shall not be granted.
+            Err(ClientError::TimedOut { last, .. }) => Err(ClientError::Unknown { op, last }),
+            other => other,
+        };
+        match disowned? {
             MutationOk::Locked => {
                 // Decided: asked again, it is answered in full.
                 let deadline = Instant::now() + within;

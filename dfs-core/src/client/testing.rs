@@ -68,6 +68,8 @@ pub(crate) struct Script {
     /// Every mutation request.
     pub asked: Vec<(OpId, Mutation)>,
     pub queries: usize,
+    /// Lock requests; none is answered.
+    pub locks: usize,
     pub keep_alives: Vec<(ClientId, u64, Term, Vec<OpenInode>)>,
     pub acks: Vec<u64>,
     pub bound: Option<ConnId>,
@@ -105,6 +107,7 @@ impl Node {
             applied: BTreeMap::new(),
             asked: Vec::new(),
             queries: 0,
+            locks: 0,
             keep_alives: Vec::new(),
             acks: Vec::new(),
             bound: None,
@@ -228,6 +231,10 @@ impl Behaviour {
                     return None;
                 }
                 Some(answer(script, body))
+            }
+            MasterRequest::Lock { .. } => {
+                script.locks += 1;
+                None
             }
             MasterRequest::PushAck { seq, .. } => {
                 script.acks.push(seq);

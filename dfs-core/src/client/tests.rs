@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A test.
 use super::testing::{Node, attr, config, connect, until};
 use super::*;
-use crate::types::{FileKind, Ino, Name, Term};
+use crate::types::{FileKind, Ino, Lock, LockRequest, LockSpace, Name, Term};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, MutationOk, Push};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -286,6 +286,40 @@ async fn an_op_of_an_expired_session_that_was_sent_before_stays_unknown() {
     node.script().expired.push(old);
     let error = changing.await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn regression_a_lock_whose_answer_and_end_nobody_heard_may_be_held() {
+    let mut node = Node::start().await;
+    let settings = ClientConfig {
+        deadline_meta: Duration::from_millis(400),
+        ..config(&[&node])
+    };
+    let client = Client::connect(settings).await.unwrap();
+    node.script().swallow = usize::MAX;
+    let asking = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.try_lock(client.client_id(), lock_for_test()).await }
+    });
+    until("sent", || node.script().locks == 1).await;
+    // Nobody is left to be told that it is not wanted any more.
+    node.die();
+    let error = asking.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+}
+
+fn lock_for_test() -> LockRequest {
+    LockRequest {
+        ino: Ino(5),
+        space: LockSpace::Flock,
+        owner: 1,
+        lock: Lock {
+            first: 0,
+            last: Lock::LAST_MAX,
+            exclusive: true,
+            pid: 1,
+        },
+    }
 }
 
 struct Bigger;

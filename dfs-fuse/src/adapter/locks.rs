@@ -73,13 +73,13 @@ impl Adapter {
         wait: bool,
         reply: ReplyEmpty,
     ) {
-        let space = match kind_of_lock(req) {
-            Some(Kind::Range) => LockSpace::Posix,
-            Some(Kind::WholeFile) => LockSpace::Flock,
+        let owner: Owner = match kind_of_lock(req) {
+            Some(Kind::Range) => (LockSpace::Posix, owner.0),
+            // The kernel's name is the open file's address, which another one may have had before.
+            Some(Kind::WholeFile) => (LockSpace::Flock, fh.0),
             // Taken for the other kind it could wait for itself.
             None => return reply.error(err(Errno(libc::EOPNOTSUPP))),
         };
-        let owner: Owner = (space, owner.0);
         let wish = match wanted.lock() {
             Some(lock) if wait => LockWish::Wait(lock, req.pid()),
             Some(lock) => LockWish::Try(lock),

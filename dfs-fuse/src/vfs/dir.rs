@@ -7,7 +7,8 @@ use super::lookup::{synthetic_dir, version_file};
 use super::status::StatusNode;
 use super::versions::{VersionNode, VersionNodes};
 use super::{Errno, Node, Vfs, VfsResult};
-use dfs_core::types::{FileKind, Ino, Name, VersionInfo};
+use dfs_core::types::{Attr, FileKind, Ino, Name, VersionInfo};
+use dfs_core::wire::ErrorCode;
 use dfs_core::wire::master::DirEntry;
 
 /// Entries of one question.
@@ -59,11 +60,23 @@ impl Vfs {
         }
         loop {
             let begin = position(&page, at);
+            let is_old = begin.is_some();
             if begin.is_none() {
                 *page = self.fetch(*node, at, attrs).await?;
             }
             let begin = begin.unwrap_or(0);
             for entry in &page.entries[begin..] {
+                let entry = match &entry.attr {
+                    Some(attr)
+                        if attrs && attr.kind == FileKind::File && entry.version.is_none() =>
+                    {
+                        &Listed {
+                            attr: Some(self.current(attr, is_old).await?),
+                            ..entry.clone()
+                        }
+                    }
+                    _ => entry,
+                };
                 if self.offer(entry, attrs, &mut add) {
                     return Ok(());
                 }
@@ -73,6 +86,22 @@ impl Vfs {
                 return Ok(());
             }
         }
+    }
+
+    /// Attributes of a listed file as they may be shown now. Those that were listed for an earlier
+    /// request may be outdated: the kernel would take a size from them.
+    async fn current(&self, listed: &Attr, is_old: bool) -> VfsResult<Attr> {
+        let attr = match self.client.cached_attr(listed.ino) {
+            Some(attr) => attr,
+            // Gone meanwhile: it was there when it was listed.
+            None if is_old => match self.client.getattr(listed.ino).await {
+                Ok(attr) => attr,
+                Err(e) if e.code() == ErrorCode::NotFound => return Ok(listed.clone()),
+                Err(e) => return Err(e.into()),
+            },
+            None => listed.clone(),
+        };
+        self.shown(attr).await
     }
 
     /// Hands one entry over; with attributes, a node of a `.versions` tree counts as looked up.

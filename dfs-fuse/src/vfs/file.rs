@@ -72,7 +72,13 @@ impl Vfs {
     async fn open_inode(&self, ino: Ino, mode: OpenMode) -> VfsResult<Opened> {
         let append = mode.append;
         let file = self.files.open(ino, mode).await?;
-        let keep_pages = self.pages.open(ino, revision_of(&file));
+        let revision = revision_of(&file);
+        self.follow(ino);
+        if self.pages.handles(ino) > 0 {
+            // The kernel would drop the pages too, but not before others can see the new size.
+            self.wait_for_pages(ino, revision).await?;
+        }
+        let keep_pages = self.pages.open(ino, revision);
         let handle = self.handles.add(Handle::File { file, append });
         // The kernel places appends by the size it remembers, which another mount may have changed.
         Ok(Opened {
@@ -120,7 +126,7 @@ impl Vfs {
         let attr = if created {
             attr
         } else {
-            self.client.getattr(attr.ino).await?
+            self.shown(self.client.getattr(attr.ino).await?).await?
         };
         Ok((attr, opened))
     }
@@ -183,7 +189,8 @@ impl Vfs {
     ) -> VfsResult<()> {
         let (file, append) = self.handles.file(handle)?;
         if append {
-            file.append(bytes, kill_suid).await?;
+            let done = file.append(bytes, kill_suid);
+            self.pages.appending(file.ino(), done).await?;
         } else {
             file.write(offset, bytes, kill_suid).await?;
         }
@@ -199,9 +206,8 @@ impl Vfs {
             return Ok(());
         }
         let (file, _) = self.handles.file(handle)?;
-        let before = revision_of(&file);
         let done = file.flush().await;
-        self.pages.advance(file.ino(), before, revision_of(&file));
+        self.follow(file.ino());
         Ok(done?)
     }
 
@@ -211,9 +217,8 @@ impl Vfs {
     /// As [`Self::flush`].
     pub async fn fsync(&self, handle: u64) -> VfsResult<()> {
         let (file, _) = self.handles.file(handle)?;
-        let before = revision_of(&file);
         let done = file.fsync().await;
-        self.pages.advance(file.ino(), before, revision_of(&file));
+        self.follow(file.ino());
         Ok(done?)
     }
 
@@ -232,6 +237,9 @@ impl Vfs {
         };
         self.late.forget(id);
         if let Handle::File { file, .. } = &*handle {
+            if !file.is_version() {
+                self.pages.close(file.ino());
+            }
             file.release();
         }
     }

@@ -69,10 +69,8 @@ impl Vfs {
         let (file, _) = self.handles.file(handle)?;
         let (lock, give_up) = match wish {
             LockWish::Unlock(first, last) => {
-                let before = super::file::revision_of(&file);
                 let done = file.unlock(owner, (first, last)).await;
-                let after = super::file::revision_of(&file);
-                self.pages.advance(file.ino(), before, after);
+                self.follow(file.ino());
                 return Ok(done?);
             }
             LockWish::Try(lock) => (lock, None),
@@ -83,6 +81,7 @@ impl Vfs {
         };
         match file.lock(owner, lock, give_up).await {
             Ok(Some(revision)) => {
+                self.follow(file.ino());
                 self.pages.drop_before(file.ino(), revision).await;
                 Ok(())
             }

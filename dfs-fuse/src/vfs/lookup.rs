@@ -32,6 +32,9 @@ impl Vfs {
         }
         let name = name(bytes).ok()?;
         let found = self.client.cached_lookup(Ino(parent), &name)?;
+        if found.as_ref().is_some_and(|attr| !self.may_show(attr)) {
+            return None;
+        }
         Some(found.ok_or(Errno(libc::ENOENT)))
     }
 
@@ -40,6 +43,10 @@ impl Vfs {
     /// # Errors
     /// ENOENT and the like.
     pub async fn lookup(&self, parent: u64, bytes: &[u8]) -> VfsResult<Attr> {
+        self.shown(self.find(parent, bytes).await?).await
+    }
+
+    async fn find(&self, parent: u64, bytes: &[u8]) -> VfsResult<Attr> {
         match self.node(parent)? {
             Node::Real(Ino::ROOT) if bytes == status::DIR => {
                 self.status_attr(StatusNode::Dir).await
@@ -102,7 +109,8 @@ impl Vfs {
         if super::versions::is_synthetic(node) {
             None
         } else {
-            self.client.cached_attr(Ino(node))
+            let attr = self.client.cached_attr(Ino(node))?;
+            self.may_show(&attr).then_some(attr)
         }
     }
 
@@ -113,7 +121,7 @@ impl Vfs {
     pub async fn getattr(&self, node: u64) -> VfsResult<Attr> {
         match self.node(node)? {
             Node::Real(Ino::ROOT) => self.root_attr().await,
-            Node::Real(ino) => Ok(self.client.getattr(ino).await?),
+            Node::Real(ino) => self.shown(self.client.getattr(ino).await?).await,
             Node::Status(node) => self.status_attr(node).await,
             Node::Version(VersionNode::Root(dir) | VersionNode::Name(dir, _)) => {
                 Ok(synthetic_dir(&self.dir_attr(dir).await?, node))
@@ -156,6 +164,7 @@ impl Vfs {
             mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
         // Without a size it is a chown to nobody: it moves the ctime, as on a local filesystem.
         if nothing && set.size.is_some() {
+            // Not held back: the kernel truncates, and drops no page meanwhile.
             return Ok(self.client.getattr(ino).await?);
         }
         if mtime.is_some() || uid.is_some() || mode.is_some() {
@@ -169,7 +178,11 @@ impl Vfs {
             atime,
             mtime,
         };
-        Ok(self.client.setattr(ino, args).await?)
+        let attr = self.client.setattr(ino, args).await?;
+        if set.size.is_some() {
+            return Ok(attr);
+        }
+        self.shown(attr).await
     }
 
     /// truncate(2) by path: a writing handle of a moment.

@@ -19,6 +19,7 @@ pub mod locks;
 pub mod lookup;
 pub mod namespace;
 pub mod pages;
+mod shown;
 pub mod status;
 pub mod versions;
 pub mod waiting;

@@ -104,6 +104,7 @@ impl Vfs {
             return Err(Errno(libc::EXDEV));
         }
         let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
-        Ok(self.client.link(ino, dir, &new_name(dir, bytes)?).await?)
+        let attr = self.client.link(ino, dir, &new_name(dir, bytes)?).await?;
+        self.shown(attr).await
     }
 }

@@ -1,47 +1,97 @@
-//! Which files' pages the kernel may keep, and the thread that tells it to drop them.
+//! Which files' pages the kernel may keep, and the threads that tell it to drop them.
 //!
-//! A notification can block on a page that a READ holds, or on a directory's lock, so it is never
-//! sent from a request handler or a runtime worker: only from the one thread that
-//! [`Pages::run`] is given. Invariants:
-//! 1. `kept` has an inode only while no other client changed its content since its pages were read;
+//! 1. An open tells whether the pages that the kernel has are of the revision that is opened; if not,
+//!    the kernel drops them at the open.
+//! 2. While a file is open, attributes of another revision reach the kernel only after it has dropped
+//!    the pages: a size beyond the old one would show the rest of the old last page, which is zeros.
+//!    Until then whoever asked waits ([`Pages::drop_before`]).
+//! 3. This mount's own puts change no page: the kernel has written the same into them
+//!    ([`Pages::advance`]). Appends are not written into them ([`Pages::appending`]).
+//! 4. What another mount changed is dropped soon ([`Pages::drop_pages`]), for mappings.
+//!
+//! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
+//! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
+//! since one of them may have to wait for a read that waits for a dead store. Invariants:
+//! 1. an inode's revision is known here only while no other client's change has reached the kernel
+//!    since its pages were read;
 //! 2. the queue is bounded: when it overflows, everything is dropped instead.
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use dfs_core::client::{Ack, CacheListener};
 use dfs_core::types::{Ino, Revision};
 use dfs_core::wire::master::Touched;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Inodes remembered at most.
-const KEPT_MAX: usize = 100_000;
+/// Inodes remembered at most, besides those that are open.
+const KNOWN_MAX: usize = 100_000;
 /// Notifications waiting at most.
 const QUEUE_MAX: usize = 10_000;
 
-/// An inode whose pages are to be dropped, and who waits for that.
-type Notice = (Ino, Option<oneshot::Sender<()>>);
+/// What a notify thread is to do.
+enum Notice {
+    /// Drop the pages of an inode; then the sender is dropped, for whom waits for that.
+    Drop(Ino, Option<oneshot::Sender<()>>),
+    /// Look whether everything is to be dropped, or the end has come.
+    Look,
+}
+
+/// What is known of an inode's pages.
+#[derive(Debug, Default)]
+struct Known {
+    /// What they were read at; `None`: unknown, they are to be dropped.
+    revision: Option<Revision>,
+    /// Handles of it.
+    handles: u32,
+    /// Appends under way, which the pages do not follow.
+    appends: u32,
+}
+
+/// An append under way; it ends on drop, also when it is given up.
+struct Appending<'a>(&'a Pages, Ino);
+
+impl<'a> Appending<'a> {
+    fn begin(pages: &'a Pages, ino: Ino) -> Self {
+        if let Some(entry) = pages.known().get_mut(&ino) {
+            entry.appends += 1;
+        }
+        Self(pages, ino)
+    }
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.0.known().get_mut(&self.1) {
+            entry.appends = entry.appends.saturating_sub(1);
+        }
+    }
+}
 
 /// See the [module docs](self).
 pub struct Pages {
-    kept: Mutex<HashMap<Ino, Revision>>,
+    known: Mutex<HashMap<Ino, Known>>,
     queue: (Sender<Notice>, Receiver<Notice>),
     drop_all: AtomicBool,
+    stopped: AtomicBool,
 }
 
 impl Default for Pages {
     fn default() -> Self {
         Self {
-            kept: Mutex::new(HashMap::new()),
+            known: Mutex::default(),
             queue: bounded(QUEUE_MAX),
             drop_all: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         }
     }
 }
 
 impl Pages {
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Revision>> {
-        self.kept
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Known>> {
+        self.known
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -49,62 +99,137 @@ impl Pages {
     /// An open at `revision`: true iff the pages the kernel has are of that revision. From now on
     /// they are.
     pub fn open(&self, ino: Ino, revision: Revision) -> bool {
-        let mut kept = self.kept();
-        if kept.len() >= KEPT_MAX {
-            kept.clear();
+        let mut known = self.known();
+        if known.len() >= KNOWN_MAX {
+            // The next open of one that goes drops its pages.
+            known.retain(|_, k| k.handles > 0);
         }
-        kept.insert(ino, revision) == Some(revision)
+        let entry = known.entry(ino).or_default();
+        entry.handles += 1;
+        entry.revision.replace(revision) == Some(revision)
     }
 
-    /// This mount's own put moved the content from `from` to `to`; the kernel's pages follow.
-    pub fn advance(&self, ino: Ino, from: Revision, to: Revision) {
-        if let Some(revision) = self.kept().get_mut(&ino)
-            && *revision == from
+    /// A handle is released.
+    pub fn close(&self, ino: Ino) {
+        if let Some(entry) = self.known().get_mut(&ino) {
+            entry.handles = entry.handles.saturating_sub(1);
+        }
+    }
+
+    /// This mount's own puts, and nobody else's, moved the content through `revisions`; the kernel's
+    /// pages follow.
+    pub fn advance(&self, ino: Ino, revisions: &RangeInclusive<Revision>) {
+        if let Some(entry) = self.known().get_mut(&ino)
+            && entry.revision.is_some_and(|r| revisions.contains(&r))
         {
-            *revision = to;
+            entry.revision = Some(*revisions.end());
         }
     }
 
-    /// Drops what the kernel has of an inode, soon.
-    pub fn drop_pages(&self, ino: Ino) {
-        self.kept().remove(&ino);
-        if self.queue.0.try_send((ino, None)).is_err() {
-            self.drop_all.store(true, Ordering::Release);
+    /// Attributes at `revision` may be shown: no page that a program can see is of an older one.
+    pub fn may_show(&self, ino: Ino, revision: Revision) -> bool {
+        self.known().get(&ino).is_none_or(|k| {
+            k.handles == 0 || (k.appends == 0 && k.revision.is_some_and(|r| r >= revision))
+        })
+    }
+
+    /// Handles of the inode.
+    pub fn handles(&self, ino: Ino) -> u32 {
+        self.known().get(&ino).map_or(0, |k| k.handles)
+    }
+
+    /// Appends to an open inode by `work`, and drops the pages of others who have it open before it
+    /// returns: the kernel shows the new size then.
+    pub async fn appending<T>(&self, ino: Ino, work: impl Future<Output = T>) -> T {
+        let _under_way = Appending::begin(self, ino);
+        let done = work.await;
+        if self.handles(ino) > 1 {
+            self.drop_now(ino).await;
         }
+        done
+    }
+
+    /// Drops what the kernel has of an inode, soon: at the next open, if it is not open.
+    pub fn drop_pages(&self, ino: Ino) {
+        let mut known = self.known();
+        match known.get_mut(&ino) {
+            Some(entry) if entry.handles > 0 => entry.revision = None,
+            _ => {
+                known.remove(&ino);
+                return;
+            }
+        }
+        drop(known);
+        if self.queue.0.try_send(Notice::Drop(ino, None)).is_err() {
+            self.drop_all();
+        }
+    }
+
+    fn drop_all(&self) {
+        self.drop_all.store(true, Ordering::Release);
+        // A full queue is looked at without it.
+        let _ = self.queue.0.try_send(Notice::Look);
     }
 
     /// Returns when the kernel has no pages of the inode but of `revision`. Whoever calls this must
-    /// not keep the kernel from dropping them: no page and no directory may be locked meanwhile.
+    /// not keep the kernel from dropping them: no page may be locked, and no truncate under way.
     pub async fn drop_before(&self, ino: Ino, revision: Revision) {
-        if self.kept().get(&ino) == Some(&revision) {
-            return;
+        if !self.may_show(ino, revision) {
+            self.drop_now(ino).await;
+            // Not before: an open meanwhile must not find the old ones good. What is read from now
+            // on may be of a later revision, which the next open or attributes find out.
+            if let Some(entry) = self.known().get_mut(&ino) {
+                entry.revision = Some(revision);
+            }
         }
-        let (done, dropped) = oneshot::channel();
-        let mut notice = (ino, Some(done));
-        while let Err(TrySendError::Full(back)) = self.queue.0.try_send(notice) {
-            notice = back;
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-        // The sender is dropped when it is done, or with the notify thread at the mount's end.
-        let _ = dropped.await;
-        // Not before: an open meanwhile must not find the old ones good. What is read from now on may
-        // be of a later revision, which an open then finds out.
-        self.open(ino, revision);
     }
 
-    /// Tells the kernel through `invalidate` until `stop` is set. For a thread of its own.
-    pub fn run(&self, stop: &AtomicBool, invalidate: impl Fn(Ino)) {
-        while !stop.load(Ordering::Acquire) {
-            if self.drop_all.swap(false, Ordering::AcqRel) {
-                let all: Vec<Ino> = self.kept().drain().map(|(ino, _)| ino).collect();
-                all.into_iter().for_each(&invalidate);
+    /// Returns when the kernel has dropped the pages that it had of the inode.
+    pub async fn drop_now(&self, ino: Ino) {
+        let (done, dropped) = oneshot::channel();
+        let mut notice = Notice::Drop(ino, Some(done));
+        if self.stopped.load(Ordering::Acquire) {
+            return;
+        }
+        while let Err(TrySendError::Full(back)) = self.queue.0.try_send(notice) {
+            notice = back;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The sender is dropped when it is done, or with the notify threads at the mount's end.
+        let _ = dropped.await;
+    }
+
+    /// Ends the notify threads.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        let _ = self.queue.0.try_send(Notice::Look);
+    }
+
+    /// Tells the kernel through `invalidate` until [`stop`](Self::stop). For threads of its own.
+    pub fn run(&self, invalidate: impl Fn(Ino)) {
+        while let Ok(notice) = self.queue.1.recv() {
+            if self.stopped.load(Ordering::Acquire) {
+                // Whoever waits for one of these stops waiting. The last is for the next thread.
+                while self.queue.1.try_recv().is_ok() {}
+                let _ = self.queue.0.try_send(Notice::Look);
+                return;
             }
-            let wait = std::time::Duration::from_millis(100);
-            if let Ok((ino, waiting)) = self.queue.1.recv_timeout(wait) {
+            if self.drop_all.swap(false, Ordering::AcqRel) {
+                self.all_open().into_iter().for_each(&invalidate);
+            }
+            if let Notice::Drop(ino, waiting) = notice {
                 invalidate(ino);
                 drop(waiting);
             }
         }
+    }
+
+    /// Forgets all pages; returns the inodes that are open.
+    fn all_open(&self) -> Vec<Ino> {
+        let mut known = self.known();
+        known.retain(|_, k| k.handles > 0);
+        known.values_mut().for_each(|k| k.revision = None);
+        known.keys().copied().collect()
     }
 }
 
@@ -120,11 +245,11 @@ impl CacheListener for Pages {
     }
 
     fn all_invalidated(&self) {
-        self.drop_all.store(true, Ordering::Release);
+        self.drop_all();
     }
 
     fn session_lost(&self) {
-        self.drop_all.store(true, Ordering::Release);
+        self.drop_all();
     }
 }
 
@@ -133,53 +258,122 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    /// Notify threads that write down what they tell the kernel.
+    struct Kernel {
+        pages: Arc<Pages>,
+        told: Arc<Mutex<Vec<Ino>>>,
+        threads: Vec<std::thread::JoinHandle<()>>,
+    }
+
+    impl Kernel {
+        fn new(pages: &Arc<Pages>) -> Self {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let one = || {
+                let (pages, told) = (Arc::clone(pages), Arc::clone(&told));
+                std::thread::spawn(move || pages.run(|ino| told.lock().unwrap().push(ino)))
+            };
+            let threads = vec![one(), one()];
+            let pages = Arc::clone(pages);
+            Self {
+                pages,
+                told,
+                threads,
+            }
+        }
+
+        fn told(self) -> Vec<Ino> {
+            self.pages.stop();
+            self.threads.into_iter().for_each(|t| t.join().unwrap());
+            let mut told = self.told.lock().unwrap().clone();
+            told.sort_unstable();
+            told
+        }
+    }
+
+    const INO: Ino = Ino(7);
+
+    fn r(n: u64) -> Revision {
+        Revision(n)
+    }
+
     #[test]
     fn pages_are_kept_only_at_the_revision_they_were_read_at() {
         let pages = Pages::default();
-        let (ino, r) = (Ino(7), Revision);
-        assert!(!pages.open(ino, r(1)));
-        assert!(pages.open(ino, r(1)));
-        pages.advance(ino, r(1), r(2));
-        assert!(pages.open(ino, r(2)));
-        assert!(!pages.open(ino, r(4)), "somebody else wrote in between");
-        pages.drop_pages(ino);
-        assert!(!pages.open(ino, r(4)));
+        assert!(!pages.open(INO, r(1)));
+        assert!(pages.open(INO, r(1)));
+        pages.advance(INO, &(r(1)..=r(2)));
+        assert!(pages.open(INO, r(2)));
+        pages.advance(INO, &(r(3)..=r(4)));
+        assert!(!pages.open(INO, r(4)), "somebody else wrote in between");
+        pages.drop_pages(INO);
+        assert!(!pages.open(INO, r(4)));
     }
 
     #[tokio::test]
-    async fn a_lock_waits_until_the_kernel_has_dropped_what_is_old_and_only_that() {
+    async fn what_is_old_is_dropped_before_its_wait_ends_and_nothing_else_is() {
         let pages = Arc::new(Pages::default());
-        let (ino, r) = (Ino(7), Revision);
-        pages.open(ino, r(3));
-        pages.drop_before(ino, r(3)).await;
-        let dropping = Arc::clone(&pages);
-        let dropped = tokio::spawn(async move { dropping.drop_before(ino, r(4)).await });
-        let (running, stop) = (Arc::clone(&pages), Arc::new(AtomicBool::new(false)));
-        let (told, stopped) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&stop));
-        let telling = Arc::clone(&told);
-        let notify = std::thread::spawn(move || {
-            running.run(&stopped, |ino| telling.lock().unwrap().push(ino));
-        });
-        dropped.await.unwrap();
-        assert_eq!(*told.lock().unwrap(), vec![ino]);
-        assert!(pages.open(ino, r(4)));
-        stop.store(true, Ordering::Release);
-        notify.join().unwrap();
+        let kernel = Kernel::new(&pages);
+        pages.open(INO, r(3));
+        pages.drop_before(INO, r(3)).await;
+        assert!(kernel.told.lock().unwrap().is_empty());
+        pages.drop_before(INO, r(4)).await;
+        assert_eq!(*kernel.told.lock().unwrap(), [INO]);
+        assert!(pages.open(INO, r(4)));
+        assert_eq!(kernel.told(), [INO]);
+    }
+
+    #[tokio::test]
+    async fn attributes_wait_for_pages_only_of_files_that_are_open() {
+        let pages = Arc::new(Pages::default());
+        assert!(pages.may_show(INO, r(9)));
+        pages.open(INO, r(3));
+        assert!(pages.may_show(INO, r(3)) && !pages.may_show(INO, r(4)));
+        assert!(
+            pages.may_show(INO, r(2)),
+            "an answer overtaken by a newer one"
+        );
+        pages.drop_pages(INO);
+        assert!(!pages.may_show(INO, r(3)));
+        pages.close(INO);
+        assert!(pages.may_show(INO, r(4)));
+    }
+
+    #[tokio::test]
+    async fn an_append_is_not_shown_to_another_reader_before_its_pages_are_gone() {
+        let pages = Arc::new(Pages::default());
+        let kernel = Kernel::new(&pages);
+        pages.open(INO, r(3));
+        pages.appending(INO, async {}).await;
+        assert!(kernel.told.lock().unwrap().is_empty(), "nobody else has it");
+        pages.open(INO, r(3));
+        let shows = pages.appending(INO, async { pages.may_show(INO, r(3)) });
+        assert!(!shows.await);
+        assert!(pages.may_show(INO, r(3)));
+        assert_eq!(kernel.told(), [INO]);
     }
 
     #[test]
-    fn everything_dropped_reaches_the_kernel() {
+    fn everything_open_that_is_dropped_reaches_the_kernel() {
         let pages = Arc::new(Pages::default());
         for i in 0..100 {
-            pages.open(Ino(i), Revision(1));
+            pages.open(Ino(i), r(1));
         }
+        pages.close(Ino(0));
         pages.all_invalidated();
-        let (stop, told) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-        pages.run(&stop, |ino| {
-            let mut told = told.lock().unwrap();
-            told.push(ino);
-            stop.store(told.len() == 100, Ordering::Release);
-        });
-        assert_eq!(told.lock().unwrap().len(), 100);
+        let kernel = Kernel::new(&pages);
+        while pages.drop_all.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        assert_eq!(kernel.told(), (1..100).map(Ino).collect::<Vec<_>>());
+        assert!(!pages.open(Ino(0), r(1)) && !pages.open(Ino(1), r(1)));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_threads_that_have_ended() {
+        let pages = Arc::new(Pages::default());
+        let kernel = Kernel::new(&pages);
+        pages.open(INO, r(1));
+        assert!(kernel.told().is_empty());
+        pages.drop_before(INO, r(2)).await;
     }
 }

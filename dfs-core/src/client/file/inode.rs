@@ -12,10 +12,11 @@ use super::layout::LayoutCache;
 use super::locking::LockUses;
 use super::plan::Plan;
 use crate::client::put::{PutChange, PutDone};
-use crate::types::{Attr, Ino, LeaseSeq, LogIndex, Time, Timestamp, VersionNo};
+use crate::types::{Attr, Ino, LeaseSeq, LogIndex, Revision, Time, Timestamp, VersionNo};
 use crate::wire::WriteToken;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
@@ -91,6 +92,9 @@ pub(super) struct State {
     pub dirty: Dirty,
     pub flights: VecDeque<Flight>,
     pub next_flight: u64,
+    /// The revisions that the last puts of this mount, one after the other, moved the content
+    /// through: nobody else changed it from the first to the last.
+    pub own: Option<RangeInclusive<Revision>>,
     /// The current writing period.
     pub token: Option<WriteToken>,
     /// Periods under which something was committed and not sealed.
@@ -221,6 +225,18 @@ impl State {
             plan.local(at, &Bytes::copy_from_slice(bytes))
         });
         plan
+    }
+
+    /// A put of this mount made `revision`.
+    pub fn learn_own(&mut self, revision: Revision) {
+        let before = Revision(revision.0.saturating_sub(1));
+        let (first, last) = match self.own.take() {
+            Some(own) if *own.end() == before => (*own.start(), revision),
+            // Two were decided together and are heard of in the other order.
+            Some(own) if *own.start() == revision => (before, *own.end()),
+            _ => (before, revision),
+        };
+        self.own = Some(first..=last);
     }
 
     /// Remembers an error for every handle that is open now.

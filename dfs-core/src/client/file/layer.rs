@@ -6,10 +6,11 @@ use super::config::FileConfig;
 use super::error::{FileError, FileResult};
 use super::get_task::SharedLatencies;
 use super::inode::Inode;
-use crate::types::{Attr, Ino, LogIndex, PgMap, VersionNo};
+use crate::types::{Attr, Ino, LogIndex, PgMap, Revision, VersionNo};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -179,6 +180,23 @@ impl FileLayer {
             if let Some(mtime) = state.mtime {
                 attr.mtime = mtime;
                 attr.ctime = attr.ctime.max(mtime);
+            }
+        }
+    }
+
+    /// The revisions that the last puts of this mount moved an inode's content through, one after the
+    /// other and with nobody else's between them.
+    #[must_use]
+    pub fn own_puts(&self, ino: Ino) -> Option<RangeInclusive<Revision>> {
+        self.find(ino)?.state().own.clone()
+    }
+
+    /// The content of an inode is at `revision`: what is known of an older one is not read any more.
+    pub fn outdated(&self, ino: Ino, revision: Revision) {
+        if let Some(inode) = self.find(ino) {
+            let mut state = inode.state();
+            if state.layout.as_ref().is_some_and(|l| l.revision < revision) {
+                state.invalidate();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Locks through handles: what is committed when, and what is left when the session is lost.
 use super::fake::{Cluster, open, read_all};
-use super::{FileConfig, FileError, OpenFile};
+use super::{FileConfig, FileError, FileLayer, OpenFile};
 use crate::types::{Ino, Lock, LockSpace};
 use crate::wire::ErrorCode;
 use std::sync::Arc;
@@ -120,6 +120,87 @@ async fn who_gives_up_waiting_has_no_lock() {
     unlock(&one).await;
     two.unlock_owner(1).await.unwrap();
     assert_eq!(cluster.master().unlocks, 1, "it knows that it has nothing");
+}
+
+/// Two mounts, and a file that both have open.
+async fn shared_file() -> (Arc<Cluster>, Arc<FileLayer>, Arc<OpenFile>, Ino) {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let b = cluster.mount(2, FileConfig::default());
+    let ino = cluster.create(5);
+    let other = open(&b, ino, true).await;
+    (cluster, a, other, ino)
+}
+
+async fn is_refused(file: &OpenFile) {
+    let refused = file.lock(ME, whole(), None).await;
+    assert!(matches!(refused, Err(FileError::Refused(e)) if e.code == ErrorCode::Locked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_closed_handle_takes_no_lock_from_the_next_one_with_its_name() {
+    // An unlock is not heard of and sent again later, or its answer comes late.
+    for (lost, delay) in [(1, 0), (0, 5_000)] {
+        let (cluster, a, other, ino) = shared_file().await;
+        cluster.master().lost_unlocks = lost;
+        cluster.master().unlock_delay = Duration::from_millis(delay);
+        let key = (LockSpace::Posix, 77);
+        let old = open(&a, ino, true).await;
+        old.lock(key, whole(), None).await.unwrap().unwrap();
+        old.release();
+        let new = open(&a, ino, true).await;
+        new.lock(key, whole(), None).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        is_refused(&other).await;
+        new.release();
+        let soon = Box::pin(tokio::time::sleep(Duration::from_secs(20)));
+        let granted = other.lock(ME, whole(), Some(soon)).await.unwrap();
+        assert!(granted.is_some(), "given up with its handle");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_late_release_takes_no_lock_from_another_handle() {
+    let (_cluster, a, other, ino) = shared_file().await;
+    let key = (LockSpace::Posix, 77);
+    let (old, new) = (open(&a, ino, true).await, open(&a, ino, true).await);
+    old.lock(key, whole(), None).await.unwrap().unwrap();
+    new.lock(key, whole(), None).await.unwrap().unwrap();
+    old.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    is_refused(&other).await;
+    new.release();
+    let soon = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+    assert!(other.lock(ME, whole(), Some(soon)).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_lock_after_a_close_does_not_meet_the_lock_that_went_with_it() {
+    let (cluster, a, _other, ino) = shared_file().await;
+    for owner in 0..3 {
+        cluster.master().lost_unlocks = 1;
+        let file = open(&a, ino, true).await;
+        let locked = file.lock((LockSpace::Flock, owner), whole(), None).await;
+        assert!(locked.unwrap().is_some());
+        file.release();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_lock_taken_while_its_owner_closes_another_descriptor_is_not_forgotten() {
+    let (cluster, a, other, ino) = shared_file().await;
+    let (one, two) = (open(&a, ino, true).await, open(&a, ino, true).await);
+    lock(&one).await;
+    cluster.master().unlock_delay = Duration::from_millis(5);
+    // The master hears of the unlock first, its answer comes after that to the lock.
+    let (closed, locked) = tokio::join!(one.unlock_owner(ME.1), async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        two.lock(ME, whole(), None).await
+    });
+    assert!(closed.is_ok() && locked.unwrap().is_some());
+    is_refused(&other).await;
+    two.unlock_owner(ME.1).await.unwrap();
+    lock(&other).await;
 }
 
 async fn is_fenced(file: &OpenFile) {

@@ -10,6 +10,9 @@
 //!    session's id, and the master refuses those of a session that has ended.
 //! 4. An owner's locks go when it closes a descriptor of the file ([`OpenFile::unlock_owner`]); what
 //!    else was locked through a handle goes with it.
+//! 5. The kernel names the owner of an open file's lock after an address, which the next open file
+//!    may have: nothing is locked on a file while a closed handle's locks are being given up, and a
+//!    handle gives up none that another has asked for since.
 use super::backend::BoxFuture;
 use super::error::{FileError, FileResult};
 use super::inode::{Inode, State};
@@ -28,6 +31,8 @@ pub(super) type LockKey = (LockSpace, u64);
 
 /// Pause before an unlock that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a lock that may not wait waits for those that closed handles leave.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
 
 /// What an owner has to do with a file's locks.
 #[derive(Debug)]
@@ -38,10 +43,26 @@ pub(super) struct LockUse {
     held: bool,
     /// Requests under way.
     asking: u32,
+    /// Requests so far.
+    asked: u64,
+    /// The handle that asked last (its address).
+    by: usize,
 }
 
 /// Of all owners that concern an inode.
-pub(super) type LockUses = BTreeMap<LockKey, LockUse>;
+#[derive(Debug, Default)]
+pub(super) struct LockUses {
+    owners: BTreeMap<LockKey, LockUse>,
+    /// Closed handles whose locks are being given up.
+    leaving: u32,
+}
+
+impl LockUses {
+    /// The master is being told of locks that closed handles had.
+    pub fn are_leaving(&self) -> bool {
+        self.leaving > 0
+    }
+}
 
 /// Resolves when whoever waits for a lock does not want it any more.
 pub type GiveUp = BoxFuture<'static, ()>;
@@ -60,6 +81,9 @@ impl OpenFile {
     ) -> FileResult<Option<Revision>> {
         // Taking a lock may give up one that was stronger.
         self.layer.drain(&self.inode).await;
+        if !self.wait_for_leaving(give_up.as_mut()).await? {
+            return Ok(None);
+        }
         let ask = LockRequest {
             ino: self.ino(),
             space,
@@ -95,9 +119,33 @@ impl OpenFile {
         }
     }
 
+    /// Until no closed handle has locks on the file any more; false when given up.
+    async fn wait_for_leaving(&self, give_up: Option<&mut GiveUp>) -> FileResult<bool> {
+        let left = self.inode.wait_until(|s| !s.locks.are_leaving());
+        match give_up {
+            Some(give_up) => Ok(tokio::select! {
+                biased;
+                () = left => true,
+                () = give_up => false,
+            }),
+            None => match tokio::time::timeout(LEAVING_MAX, left).await {
+                Ok(()) => Ok(true),
+                Err(_) => {
+                    let detail = "the master has not heard of an unlock before";
+                    Err(WireError::new(ErrorCode::TimedOut, detail).into())
+                }
+            },
+        }
+    }
+
+    /// Names this handle among those that ask for locks.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     fn begin_lock(&self, key: LockKey, session: ClientId) -> FileResult<()> {
         let mut state = self.inode.state();
-        let held = state.locks.get(&key);
+        let held = state.locks.owners.get(&key);
         if held.is_some_and(|used| used.held && used.session != session) {
             return Err(FileError::LocksLost);
         }
@@ -106,17 +154,21 @@ impl OpenFile {
             session,
             held: false,
             asking: 0,
+            asked: 0,
+            by: 0,
         };
-        let used = state.locks.entry(key).or_insert(fresh);
+        let used = state.locks.owners.entry(key).or_insert(fresh);
         used.session = session;
         used.asking += 1;
+        used.asked += 1;
+        used.by = self.address();
         self.lock_owners().insert(key);
         Ok(())
     }
 
     fn end_lock(&self, key: LockKey, maybe_held: bool) {
         let mut state = self.inode.state();
-        if let Some(used) = state.locks.get_mut(&key) {
+        if let Some(used) = state.locks.owners.get_mut(&key) {
             used.asking = used.asking.saturating_sub(1);
             used.held |= maybe_held;
         }
@@ -150,7 +202,7 @@ impl OpenFile {
     pub async fn unlock(&self, key: LockKey, (first, last): (u64, u64)) -> FileResult<()> {
         self.layer.drain(&self.inode).await;
         let session = self.layer.backend.client();
-        let is_held = self.inode.state().locks.get(&key).map(|u| u.session) == Some(session);
+        let is_held = self.inode.state().locks.owners.get(&key).map(|u| u.session) == Some(session);
         if !is_held {
             return Ok(()); // There is nothing, or it was lost with its session.
         }
@@ -166,27 +218,41 @@ impl OpenFile {
     /// As [`unlock`](Self::unlock).
     pub async fn unlock_owner(&self, owner: u64) -> FileResult<()> {
         let key = (LockSpace::Posix, owner);
-        let used = self.inode.state().locks.get(&key).map(|u| u.session);
+        let used = self.inode.state().locks.owners.get(&key).map(|u| u.session);
         if let Some(session) = used {
             let all = (0, Lock::LAST_MAX);
             self.layer
                 .unlock(&self.inode, session, key, all, true)
                 .await?;
         }
-        self.lock_owners().remove(&key);
+        let state = self.inode.state();
+        if !state.locks.owners.contains_key(&key) {
+            self.lock_owners().remove(&key);
+        }
         Ok(())
     }
 
     /// The handle is closed: what was locked through it goes, in the background.
     pub(super) fn unlock_all(&self) {
-        let owners = std::mem::take(&mut *self.lock_owners());
+        let mut owners = std::mem::take(&mut *self.lock_owners());
         if owners.is_empty() {
             return;
         }
+        {
+            let mut state = self.inode.state();
+            let by = |used: &LockUse| used.by == self.address();
+            owners.retain(|key| state.locks.owners.get(key).is_some_and(by));
+            if owners.is_empty() {
+                return;
+            }
+            state.locks.leaving += 1;
+        }
         let (layer, inode) = (Arc::clone(&self.layer), Arc::clone(&self.inode));
-        self.layer
-            .runtime
-            .spawn(async move { layer.unlock_owners(&inode, owners).await });
+        self.layer.runtime.spawn(async move {
+            layer.unlock_owners(&inode, owners).await;
+            inode.state().locks.leaving -= 1;
+            inode.changed.notify_waiters();
+        });
     }
 
     /// The first lock that keeps `owner` from having this one.
@@ -222,7 +288,7 @@ impl OpenFile {
         let lost = |used: &LockUse| used.held && used.session != session;
         if owners
             .iter()
-            .any(|key| state.locks.get(key).is_some_and(lost))
+            .any(|key| state.locks.owners.get(key).is_some_and(lost))
         {
             return Err(FileError::LocksLost);
         }
@@ -239,13 +305,21 @@ impl FileLayer {
         range: (u64, u64),
         whole: bool,
     ) -> FileResult<()> {
-        inode.state().locked_at = None;
+        let asked = {
+            let mut state = inode.state();
+            state.locked_at = None;
+            let used = state.locks.owners.get(&key);
+            used.filter(|u| u.asking == 0).map(|u| u.asked)
+        };
         let (space, owner) = key;
         let what = (inode.ino, space, owner);
         self.backend.unlock(session, what, range).await?;
         if whole {
             let mut state = inode.state();
-            if let Some(used) = state.locks.get_mut(&key) {
+            // A lock that was asked for meanwhile may have come after it.
+            if let Some(used) = state.locks.owners.get_mut(&key)
+                && asked == Some(used.asked)
+            {
                 used.held = false;
             }
             forget_unused(&mut state, key);
@@ -258,7 +332,7 @@ impl FileLayer {
         self.drain(inode).await;
         for key in owners {
             loop {
-                let Some(session) = inode.state().locks.get(&key).map(|u| u.session) else {
+                let Some(session) = inode.state().locks.owners.get(&key).map(|u| u.session) else {
                     break;
                 };
                 let all = (0, Lock::LAST_MAX);
@@ -282,7 +356,7 @@ fn is_over(error: &FileError) -> bool {
 
 fn forget_unused(state: &mut State, key: LockKey) {
     let unused = |used: &LockUse| !used.held && used.asking == 0;
-    if state.locks.get(&key).is_some_and(unused) {
-        state.locks.remove(&key);
+    if state.locks.owners.get(&key).is_some_and(unused) {
+        state.locks.owners.remove(&key);
     }
 }

@@ -151,6 +151,12 @@ impl OpenFile {
         self.inode.ino
     }
 
+    /// It is an immutable version of the inode.
+    #[must_use]
+    pub fn is_version(&self) -> bool {
+        self.inode.version.is_some()
+    }
+
     /// How it was opened.
     #[must_use]
     pub fn mode(&self) -> OpenMode {

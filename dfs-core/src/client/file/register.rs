@@ -185,7 +185,8 @@ impl FileLayer {
                 let left = s
                     .idle_since
                     .is_some_and(|at| now.since(at) >= self.config.linger);
-                left && s.handles == 0 && !s.is_pending() && s.seals.is_empty() && !s.sealing
+                let done = !s.is_pending() && s.seals.is_empty() && !s.sealing;
+                left && s.handles == 0 && done && !s.locks.are_leaving()
             };
             table.inodes.retain(|ino, inode| {
                 let gone = idle(inode);

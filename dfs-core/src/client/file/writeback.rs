@@ -202,6 +202,11 @@ impl FileLayer {
             Ok(done) => {
                 self.stats.puts.fetch_add(1, Ordering::Relaxed);
                 state.used_tokens.insert(cut.token);
+                match cut.change {
+                    // Nobody has written that into the kernel's pages.
+                    PutChange::Restore { .. } => state.own = None,
+                    _ => state.learn_own(done.revision),
+                }
                 let moved = matches!(cut.change, PutChange::Append { at } if at != done.offset)
                     || matches!(cut.change, PutChange::Restore { .. });
                 let kept = match state.layout.as_mut().map(Arc::make_mut) {

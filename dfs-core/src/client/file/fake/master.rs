@@ -49,6 +49,10 @@ pub(in crate::client::file) struct Master {
     /// Who has locked which file, whole.
     pub locked: BTreeMap<Ino, (ClientId, u64)>,
     pub unlocks: u64,
+    /// So many unlocks are not heard of.
+    pub lost_unlocks: u64,
+    /// The answer to an unlock takes that long.
+    pub unlock_delay: std::time::Duration,
     /// Commits before the last unlock.
     pub commits_at_unlock: Option<u64>,
     /// Every commit is refused so.

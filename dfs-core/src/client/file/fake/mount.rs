@@ -321,12 +321,20 @@ impl Backend for FakeMount {
     ) -> BoxFuture<'_, Result<(), WireError>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_micros(300)).await;
-            let mut master = self.cluster.master();
-            master.unlocks += 1;
-            master.commits_at_unlock = Some(master.commits);
-            if master.locked.get(&ino) == Some(&(session, owner)) {
-                master.locked.remove(&ino);
-            }
+            let delay = {
+                let mut master = self.cluster.master();
+                master.unlocks += 1;
+                if master.lost_unlocks > 0 {
+                    master.lost_unlocks -= 1;
+                    return Err(ErrorCode::UnknownOutcome.into());
+                }
+                master.commits_at_unlock = Some(master.commits);
+                if master.locked.get(&ino) == Some(&(session, owner)) {
+                    master.locked.remove(&ino);
+                }
+                master.unlock_delay
+            };
+            tokio::time::sleep(delay).await;
             Ok(())
         })
     }

@@ -111,6 +111,18 @@ fn a_lock_is_granted_with_the_state_of_the_file_or_refused_at_once() {
 }
 
 #[test]
+fn regression_an_unlock_of_a_range_that_ends_before_it_begins_is_refused() {
+    let (mut bench, ino) = file();
+    let whole = ask(ino, 1, 0, 99, true);
+    bench.call(CLIENT_A, lock(A, 2, whole, None)).unwrap();
+    let waiting = wait(&mut bench, B, 1, ask(ino, 1, 20, 29, true), 1);
+    let done = bench.call(CLIENT_A, unlock(A, 3, ask(ino, 1, 50, 10, true)));
+    assert_eq!(code(done), ErrorCode::Invalid);
+    assert!(!bench.has_reply(waiting));
+    assert_eq!(bench.leader().state().locks().count(), 1);
+}
+
+#[test]
 fn those_who_wait_are_served_in_the_order_of_asking_and_answered_once() {
     let (mut bench, ino) = file();
     let first = ask(ino, 1, 0, 9, true);

@@ -60,10 +60,11 @@ impl Ranges {
         self.held.insert(holder, locks);
     }
 
-    /// Takes `first..=last` from `holder`; true if it had anything there.
+    /// Takes `first..=last` from `holder`; true if it had anything there (never if `last` comes
+    /// first).
     pub fn clear(&mut self, holder: LockHolder, first: u64, last: u64) -> bool {
         let held = self.of(holder);
-        if !held.iter().any(|lock| lock.meets(first, last)) {
+        if first > last || !held.iter().any(|lock| lock.meets(first, last)) {
             return false;
         }
         let left = cut(held, first, last);

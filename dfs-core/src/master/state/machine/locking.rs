@@ -37,6 +37,10 @@ impl<K: Kv> MasterState<K> {
                 first,
                 last,
             } => {
+                if first > last {
+                    let detail = "a range ends before it begins";
+                    return Ok(Err(WireError::new(ErrorCode::Invalid, detail)));
+                }
                 let owner = *owner;
                 let (holder, range) = (LockHolder { client, owner }, (*first, *last));
                 if self.locks.unlock(&mut self.kv, *ino, *space, holder, range) {

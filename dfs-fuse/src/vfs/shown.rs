@@ -1,0 +1,64 @@
+//! Attributes on their way to the kernel.
+//!
+//! The kernel takes a new size from whatever tells it, and shows what its pages then have there. So
+//! attributes of a regular file that is open wait until its pages of an older revision are gone
+//! ([`super::pages`], rule 2), and what is read from then on is at least as new.
+use super::{Vfs, VfsResult, failed};
+use dfs_core::types::{Attr, FileKind, Ino, Revision};
+use std::time::Duration;
+
+/// How long pages may take to go: a read that waits for dead stores may hold one for longer.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+impl Vfs {
+    /// The kernel's pages have followed this mount's own puts.
+    pub(crate) fn follow(&self, ino: Ino) {
+        if let Some(revisions) = self.files.own_puts(ino) {
+            self.pages.advance(ino, &revisions);
+        }
+    }
+
+    /// These attributes may be shown at once.
+    pub(crate) fn may_show(&self, attr: &Attr) -> bool {
+        if attr.kind != FileKind::File || self.pages.may_show(attr.ino, attr.revision) {
+            return true;
+        }
+        self.follow(attr.ino);
+        self.pages.may_show(attr.ino, attr.revision)
+    }
+
+    /// These attributes, once they may be shown.
+    ///
+    /// # Errors
+    /// EIO: the kernel does not drop old pages.
+    pub(crate) async fn shown(&self, attr: Attr) -> VfsResult<Attr> {
+        if !self.may_show(&attr) {
+            self.wait_for_pages(attr.ino, attr.revision).await?;
+        }
+        Ok(attr)
+    }
+
+    /// Returns when no page of a revision before this one can be seen.
+    ///
+    /// # Errors
+    /// EIO: the kernel does not drop old pages.
+    pub(crate) async fn wait_for_pages(&self, ino: Ino, revision: Revision) -> VfsResult<()> {
+        self.files.outdated(ino, revision);
+        let dropped = self.pages.drop_before(ino, revision);
+        let waited = tokio::time::timeout(WAIT_MAX, dropped).await;
+        waited.map_err(|_| failed(libc::EIO, &Stuck(ino)))
+    }
+}
+
+/// Why attributes cannot be shown.
+struct Stuck(Ino);
+
+impl std::fmt::Display for Stuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the kernel did not drop outdated pages of {} in {WAIT_MAX:?}",
+            self.0
+        )
+    }
+}
