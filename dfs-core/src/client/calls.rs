@@ -78,7 +78,13 @@ impl Client {
             };
             let session = self.session.client();
             let until = deadline.min(Instant::now() + attempt);
-            let request = Request::Master(make(session));
+            let request = make(session);
+            // An op stays with the session that it was begun in.
+            let asked_as = match &request {
+                MasterRequest::Mutate { op, .. } | MasterRequest::Lock { op, .. } => op.client,
+                _ => session,
+            };
+            let request = Request::Master(request);
             let error = match conn.call(request, Vec::new(), until).await {
                 Ok((Response::Master(answer), _)) => return Ok(answer),
                 Ok(_) => WireError::new(ErrorCode::BadRequest, "not an answer of a master"),
@@ -103,8 +109,10 @@ impl Client {
                 }
                 ErrorClass::Retry if !is_for_caller(code) => {}
                 ErrorClass::Permanent if code == ErrorCode::SessionExpired => {
-                    self.lose_session(session);
-                    conn.close();
+                    self.lose_session(asked_as);
+                    if asked_as == session {
+                        conn.close();
+                    }
                     if is_mutation {
                         return Err(given);
                     }

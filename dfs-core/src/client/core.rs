@@ -256,6 +256,9 @@ impl Client {
     }
 
     pub(super) fn lose_session(&self, client: ClientId) {
+        if self.session.client() != client {
+            return; // The next one is not concerned.
+        }
         // First the connection: nothing shall travel on it under the next uuid.
         if let Some(conn) = self.contact.borrow().as_ref() {
             conn.close();

@@ -289,6 +289,29 @@ async fn an_op_of_an_expired_session_that_was_sent_before_stays_unknown() {
 }
 
 #[tokio::test]
+async fn regression_the_end_of_a_session_that_was_lost_before_does_not_end_the_next() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let listener = Arc::new(Listener::default());
+    client.set_listener(listener.clone());
+    let (first, late) = (client.client_id(), client.begin_op());
+    node.script().expired.push(first);
+    client.mkdir_for_test().await.unwrap();
+    let second = client.client_id();
+    assert_ne!(second, first);
+    // Begun in the first session, sent when the second has begun.
+    let body = crate::wire::Mutation::Seal {
+        ino: Ino(5),
+        token: crate::wire::WriteToken::default(),
+    };
+    let within = Duration::from_secs(5);
+    let error = client.mutate_as(late.op(), body, within).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SessionExpired);
+    assert_eq!(client.client_id(), second);
+    assert_eq!(listener.lost.load(SeqCst), 1);
+}
+
+#[tokio::test]
 async fn regression_a_lock_whose_answer_and_end_nobody_heard_may_be_held() {
     let mut node = Node::start().await;
     let settings = ClientConfig {
