@@ -96,9 +96,12 @@ impl Client {
             }
             loop {
                 let given_up = tokio::select! {
-                    asked = self.ask_for_lock(op, ask, number) => match asked? {
-                        Some(grant) => return Ok(Some(grant)),
-                        None => false,
+                    asked = self.ask_for_lock(op, ask, number) => match asked {
+                        Ok(Some(grant)) => return Ok(Some(grant)),
+                        Ok(None) => false,
+                        // It was disowned before, and the answer to that was not heard.
+                        Err(e) if e.code() == ErrorCode::OpAborted => false,
+                        Err(e) => return Err(e),
                     },
                     () = &mut give_up => true,
                 };

@@ -13,7 +13,7 @@ use crate::wire::{
     Push, Query, QueryAnswer, Request, Response, WireError,
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -68,8 +68,10 @@ pub(crate) struct Script {
     /// Every mutation request.
     pub asked: Vec<(OpId, Mutation)>,
     pub queries: usize,
-    /// Lock requests; none is answered.
+    /// Lock requests so far.
     pub locks: usize,
+    /// Answers to them, one each; without one left they are not answered.
+    pub lock_answers: VecDeque<Result<MasterResponse, WireError>>,
     pub keep_alives: Vec<(ClientId, u64, Term, Vec<OpenInode>)>,
     pub acks: Vec<u64>,
     pub bound: Option<ConnId>,
@@ -108,6 +110,7 @@ impl Node {
             asked: Vec::new(),
             queries: 0,
             locks: 0,
+            lock_answers: VecDeque::new(),
             keep_alives: Vec::new(),
             acks: Vec::new(),
             bound: None,
@@ -234,7 +237,7 @@ impl Behaviour {
             }
             MasterRequest::Lock { .. } => {
                 script.locks += 1;
-                None
+                script.lock_answers.pop_front()
             }
             MasterRequest::PushAck { seq, .. } => {
                 script.acks.push(seq);

@@ -3,7 +3,7 @@ use super::testing::{Node, attr, config, connect, until};
 use super::*;
 use crate::types::{FileKind, Ino, Lock, LockRequest, LockSpace, Name, Term};
 use crate::wire::master::Touched;
-use crate::wire::{ErrorCode, MutationOk, Push};
+use crate::wire::{ErrorCode, MasterResponse, MutationOk, Push};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -329,6 +329,26 @@ async fn regression_a_lock_whose_answer_and_end_nobody_heard_may_be_held() {
     node.die();
     let error = asking.await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn regression_who_waits_for_a_lock_goes_on_when_it_hears_late_that_it_disowned_an_op() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    node.script().lock_answers = [
+        Err(ErrorCode::OpAborted.into()),
+        Ok(MasterResponse::Locked {
+            attr: attr(5),
+            as_of: crate::types::LogIndex(9),
+            layout: None,
+        }),
+    ]
+    .into();
+    let never = Box::pin(std::future::pending());
+    let session = client.client_id();
+    let granted = client.wait_lock(session, lock_for_test(), never).await;
+    assert_eq!(granted.unwrap().unwrap().attr, attr(5));
+    assert_eq!(node.script().locks, 2);
 }
 
 fn lock_for_test() -> LockRequest {
