@@ -29,7 +29,7 @@ pub struct Cli {
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
-    /// Mount options, comma-separated: ro, noexec, nosuid, suid, nodev, dev, timeout=SECONDS,
+    /// Mount options, comma-separated: ro, noatime, noexec, nosuid, suid, nodev, dev, timeout=SECONDS,
     /// cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount
     #[arg(short = 'o', value_name = "OPTIONS", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
@@ -73,6 +73,8 @@ pub struct Options {
     pub read_only: bool,
     /// Do not run programs.
     pub no_exec: bool,
+    /// Reads move no access times.
+    pub no_atime: bool,
     /// Honour set-uid bits.
     pub suid: bool,
     /// Honour device nodes.
@@ -98,6 +100,7 @@ impl Default for Options {
         Self {
             read_only: false,
             no_exec: false,
+            no_atime: false,
             suid: false,
             dev: false,
             timeout: Duration::from_secs(30),
@@ -112,7 +115,7 @@ impl Default for Options {
 }
 
 /// Options of mount(8) that mean nothing to us, or only to /etc/fstab, or that every mount of ours has.
-const IGNORED: [&str; 19] = [
+const IGNORED: [&str; 15] = [
     "defaults",
     "auto",
     "noauto",
@@ -124,10 +127,6 @@ const IGNORED: [&str; 19] = [
     "_netdev",
     "nofail",
     "async",
-    "atime",
-    "noatime",
-    "relatime",
-    "norelatime",
     "diratime",
     "nodiratime",
     "allow_other",
@@ -168,6 +167,8 @@ impl Options {
                 "rw" => this.read_only = false,
                 "noexec" => this.no_exec = true,
                 "exec" => this.no_exec = false,
+                "noatime" => this.no_atime = true,
+                "atime" | "relatime" | "norelatime" => this.no_atime = false,
                 "remount" => this.remount = true,
                 "cluster" => this.cluster = value.map(str::to_owned),
                 "key-file" => this.key_file = value.map(PathBuf::from),
@@ -187,7 +188,7 @@ impl Options {
                 key if IGNORED.contains(&key) || SHOWN.contains(&key) => {}
                 key if key.starts_with("x-") => {}
                 key => bail!(
-                    "unknown mount option {key:?}; known: ro, noexec, suid, dev, timeout=SECONDS, \
+                    "unknown mount option {key:?}; known: ro, noatime, noexec, suid, dev, timeout=SECONDS, \
                      cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount"
                 ),
             }

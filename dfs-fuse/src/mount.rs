@@ -59,7 +59,12 @@ pub fn mount(
     let files = runtime.block_on(async { FileLayer::new(&client) });
     let pages = Arc::new(Pages::default());
     client.set_listener(pages.clone() as Arc<dyn CacheListener>);
-    let vfs = Arc::new(Vfs::new(client.clone(), files, pages.clone()));
+    let vfs = Vfs::new(client.clone(), files, pages.clone());
+    let vfs = Arc::new(if options.no_atime || options.read_only {
+        vfs.without_atime()
+    } else {
+        vfs
+    });
 
     let device = open_device()?;
     mount_device(&device, &mountpoint, &source, options)?;

@@ -24,8 +24,10 @@ pub fn remount(mountpoint: &Path, options: &Options) -> anyhow::Result<()> {
 /// Flags of mount(2) for these options.
 #[must_use]
 pub fn flags(options: &Options) -> MountFlags {
-    // The kernel keeps no access times for us.
-    let mut flags = MountFlags::NOATIME;
+    // The kernel keeps no access times for us; it shows what this mount does.
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NOATIME, options.no_atime);
+    flags.set(MountFlags::RELATIME, !options.no_atime);
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::NOEXEC, options.no_exec);
@@ -83,6 +85,7 @@ mod tests {
     fn flags_follow_the_options() {
         let of = |o: &str| flags(&Options::parse(&[o.to_owned()]).unwrap());
         assert!(of("ro").contains(MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV));
-        assert_eq!(of("suid,dev,ro,rw"), MountFlags::NOATIME);
+        assert_eq!(of("suid,dev,ro,rw"), MountFlags::RELATIME);
+        assert_eq!(of("suid,dev,noatime"), MountFlags::NOATIME);
     }
 }

@@ -2,7 +2,7 @@
 use super::cache::{Key, Learned, Token, XattrList};
 use super::core::Client;
 use super::error::{ClientError, Result};
-use crate::types::{Attr, Ino, SetTime};
+use crate::types::{Attr, Ino, SetTime, Timestamp};
 use crate::wire::mutation::XattrMode;
 use crate::wire::{Mutation, MutationOk, Query, QueryAnswer};
 use std::sync::Arc;
@@ -137,6 +137,19 @@ impl Client {
         };
         let attr = self.change_node(ino, body).await?;
         attr.ok_or(ClientError::Mismatch { asked: "setattr" })
+    }
+
+    /// Tells of reads: moves access times as [`Attr::is_accessed_at`] says.
+    ///
+    /// # Errors
+    /// Those of [`mutate`](Self::mutate).
+    pub async fn accessed(&self, times: Vec<(Ino, Timestamp)>) -> Result<()> {
+        let body = Mutation::Accessed {
+            times: times.clone(),
+        };
+        self.mutate(body).await?;
+        self.cache.accessed(&times);
+        Ok(())
     }
 
     /// Sets an extended attribute.

@@ -14,7 +14,7 @@
 //!
 //! Two parts, hot and cold: what is used moves to hot; when hot is half of the limit, cold is
 //! dropped and hot becomes cold. That approximates least-recently-used at the cost of a map.
-use crate::types::{Attr, Ino, Name};
+use crate::types::{Attr, Ino, Name, Timestamp};
 use crate::wire::master::Touched;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -300,6 +300,17 @@ impl MetaCache {
         let mut inner = self.inner();
         inner.turn(self.max);
         inner.learn(token, learned);
+    }
+
+    /// Access times that moved: nobody is told of them, so cached attributes take them here.
+    pub(super) fn accessed(&self, times: &[(Ino, Timestamp)]) {
+        let mut inner = self.inner();
+        for (ino, time) in times {
+            let attr = inner.warm_node(*ino).and_then(|node| node.attr.as_mut());
+            if let Some(attr) = attr.filter(|attr| attr.is_accessed_at(*time)) {
+                attr.atime = *time;
+            }
+        }
     }
 
     /// A change by this client begins.

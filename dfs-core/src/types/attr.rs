@@ -90,6 +90,20 @@ pub struct Attr {
     pub has_xattrs: bool,
 }
 
+/// An access time that is older than this moves with every read, in seconds.
+const ACCESS_AGE: i64 = 24 * 3600;
+
+impl Attr {
+    /// A read at `time` moves the access time: the first one after a change, and one a day
+    /// (`relatime` of mount(8)). A read from before the last change does not.
+    #[must_use]
+    pub fn is_accessed_at(&self, time: Timestamp) -> bool {
+        let age = time.secs.saturating_sub(self.atime.secs);
+        time > self.ctime
+            && (self.atime <= self.mtime || self.atime <= self.ctime || age >= ACCESS_AGE)
+    }
+}
+
 /// One entry of a name's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionInfo {

@@ -1,9 +1,12 @@
 //! Mutations: what a client asks the master to change, each under an op-id.
 use crate::types::{
     Attr, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, LockRequest, LockSpace, Name,
-    ObjectId, ObjectSum, OpId, Revision, SetTime, StoreId, VersionNo,
+    ObjectId, ObjectSum, OpId, Revision, SetTime, StoreId, Timestamp, VersionNo,
 };
 use serde::{Deserialize, Serialize};
+
+/// Access times told in one mutation, at most.
+pub const ACCESSED_MAX: usize = 1024;
 
 /// One period of writing by one mount: from the first change after an open until the last writable
 /// handle is released. Commits with one token belong to one version.
@@ -178,6 +181,12 @@ pub enum Mutation {
     },
     /// Drops history for good.
     Purge(PurgeScope),
+    /// These were read: moves access times where [`Attr::is_accessed_at`] says so. Nobody is told,
+    /// and what is gone is left out.
+    Accessed {
+        /// Inodes and when, at most [`ACCESSED_MAX`].
+        times: Vec<(Ino, Timestamp)>,
+    },
     /// Locks a range for an owner of this session, in place of what the owner has there. `Locked`
     /// if another owner excludes it: then nothing is decided, and the op may come again.
     Lock(LockRequest),

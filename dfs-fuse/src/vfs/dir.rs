@@ -50,6 +50,9 @@ impl Vfs {
         let mut page = page.lock().await;
         let mut at = after;
         if at < 2 {
+            if let Node::Real(dir) = self.node(*node)? {
+                self.note_access(dir);
+            }
             for dots in self.dots(*node).await?.iter().filter(|d| d.cookie > at) {
                 if add(dots) {
                     return Ok(());

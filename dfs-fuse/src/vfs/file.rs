@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dfs_core::client::{OpenFile, OpenMode};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use dfs_core::wire::mutation::NewNode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// An opened handle and how the kernel shall treat it.
@@ -58,6 +59,8 @@ impl Vfs {
                 let handle = self.handles.add(Handle::File {
                     file,
                     append: false,
+                    unread: AtomicBool::new(false),
+                    kept: false,
                 });
                 Ok(Opened {
                     handle,
@@ -79,7 +82,12 @@ impl Vfs {
             self.wait_for_pages(ino, revision).await?;
         }
         let keep_pages = self.pages.open(ino, revision);
-        let handle = self.handles.add(Handle::File { file, append });
+        let handle = self.handles.add(Handle::File {
+            file,
+            append,
+            unread: AtomicBool::new(mode.read && self.moves_atime),
+            kept: keep_pages && !mode.write,
+        });
         // The kernel places appends by the size it remembers, which another mount may have changed.
         Ok(Opened {
             handle,
@@ -136,11 +144,18 @@ impl Vfs {
     /// # Errors
     /// EIO when no copy can be verified.
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> VfsResult<Vec<Bytes>> {
-        if let Handle::Text(text) = &*self.handles.get(handle)? {
-            let begin = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
-            return Ok(vec![text.slice(begin..text.len().min(begin + len))]);
-        }
-        let (file, _) = self.handles.file(handle)?;
+        let opened = self.handles.get(handle)?;
+        let file = match &*opened {
+            Handle::Text(text) => {
+                let begin = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
+                return Ok(vec![text.slice(begin..text.len().min(begin + len))]);
+            }
+            Handle::File { file, unread, .. } => {
+                self.note_read(file, unread);
+                file
+            }
+            Handle::Dir { .. } => return Err(Errno(libc::EBADF)),
+        };
         if let Some(error) = self.late.recent(handle) {
             return Err(error);
         }
@@ -152,11 +167,21 @@ impl Vfs {
     /// read(2) without waiting, if everything asked for is in memory.
     #[must_use]
     pub fn read_cached(&self, handle: u64, offset: u64, len: usize) -> Option<Vec<Bytes>> {
-        self.handles
-            .file(handle)
-            .ok()?
-            .0
-            .try_read_cached(offset, len)
+        let opened = self.handles.get(handle).ok()?;
+        let Handle::File { file, unread, .. } = &*opened else {
+            return None;
+        };
+        let read = file.try_read_cached(offset, len)?;
+        self.note_read(file, unread);
+        Some(read)
+    }
+
+    fn note_read(&self, file: &OpenFile, unread: &AtomicBool) {
+        if unread.swap(false, Ordering::Relaxed) {
+            // The handle has not heard of a chmod.
+            let attr = self.client.cached_attr(file.ino()).or_else(|| file.attr());
+            attr.iter().for_each(|attr| self.files.accessed(attr));
+        }
     }
 
     /// write(2) without waiting, if the buffer has room; `None` otherwise, nothing was taken.
@@ -202,10 +227,20 @@ impl Vfs {
     /// # Errors
     /// What went wrong since the handle last heard of it.
     pub async fn flush(&self, handle: u64) -> VfsResult<()> {
-        if let Handle::Text(_) = &*self.handles.get(handle)? {
-            return Ok(());
-        }
-        let (file, _) = self.handles.file(handle)?;
+        let opened = self.handles.get(handle)?;
+        let file = match &*opened {
+            Handle::Text(_) => return Ok(()),
+            Handle::Dir { .. } => return Err(Errno(libc::EBADF)),
+            Handle::File {
+                file, unread, kept, ..
+            } => {
+                if *kept && file.size() > 0 {
+                    // Opened to be read, and no read came: the kernel had the pages.
+                    self.note_read(file, unread);
+                }
+                file
+            }
+        };
         let done = file.flush().await;
         self.follow(file.ino());
         Ok(done?)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use dfs_core::client::OpenFile;
 use dfs_core::types::{Attr, FileKind};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 /// One entry of a directory being listed.
@@ -44,6 +44,10 @@ pub enum Handle {
         file: Arc<OpenFile>,
         /// Opened with O_APPEND.
         append: bool,
+        /// Reading it moves the access time, and nothing was read through it yet.
+        unread: AtomicBool,
+        /// The kernel may have answered reads from its pages.
+        kept: bool,
     },
     /// What `.dfs/status` said when it was opened.
     Text(Bytes),
@@ -93,7 +97,7 @@ impl Handles {
     /// EBADF.
     pub fn file(&self, id: u64) -> VfsResult<(Arc<OpenFile>, bool)> {
         match &*self.get(id)? {
-            Handle::File { file, append } => Ok((file.clone(), *append)),
+            Handle::File { file, append, .. } => Ok((file.clone(), *append)),
             Handle::Text(_) | Handle::Dir { .. } => Err(Errno(libc::EBADF)),
         }
     }

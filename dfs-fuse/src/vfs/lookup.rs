@@ -219,7 +219,10 @@ impl Vfs {
     /// EINVAL if it is none.
     pub async fn readlink(&self, node: u64) -> VfsResult<Vec<u8>> {
         match self.node(node)? {
-            Node::Real(ino) => Ok(self.client.readlink(ino).await?.to_vec()),
+            Node::Real(ino) => {
+                self.note_access(ino);
+                Ok(self.client.readlink(ino).await?.to_vec())
+            }
             Node::Version(_) | Node::Status(_) => Err(Errno(libc::EINVAL)),
         }
     }

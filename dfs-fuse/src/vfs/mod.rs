@@ -101,6 +101,8 @@ pub struct Vfs {
     pub(crate) pages: Arc<Pages>,
     pub(crate) root: Mutex<status::Root>,
     pub(crate) waits: Waits,
+    /// Reads move access times (`relatime`).
+    pub(crate) moves_atime: bool,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
 }
 
@@ -117,7 +119,24 @@ impl Vfs {
             pages,
             root: Mutex::default(),
             waits: Waits::default(),
+            moves_atime: true,
             statfs: Mutex::new(None),
+        }
+    }
+
+    /// The same for a mount whose reads move no access times.
+    #[must_use]
+    pub fn without_atime(mut self) -> Self {
+        self.moves_atime = false;
+        self
+    }
+
+    /// A directory or link is read.
+    pub(crate) fn note_access(&self, ino: Ino) {
+        if self.moves_atime
+            && let Some(attr) = self.client.cached_attr(ino)
+        {
+            self.files.accessed(&attr);
         }
     }
 

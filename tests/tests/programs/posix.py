@@ -537,6 +537,44 @@ def fine_sleep():
 
 
 @probe
+def access_times():
+    def moved(what, f, path):
+        fine_sleep()
+        before = os.lstat(path)
+        f(path)
+        after = os.lstat(path)
+        tell(what, (after.st_atime_ns > before.st_atime_ns, after.st_ctime_ns == before.st_ctime_ns))
+
+    def read(path):
+        content(path)
+
+    def mapped(path):
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+            return bytes(m)
+
+    write("r", b"content")
+    moved("first read", read, "r")
+    moved("second read", read, "r")
+    fine_sleep()
+    write("r", b"more", "ab")
+    moved("read after a write", read, "r")
+    moved("and again", read, "r")
+    fine_sleep()
+    os.chmod("r", 0o600)
+    moved("read after chmod", mapped, "r")
+    moved("and again, mapped", mapped, "r")
+    os.utime("r", ns=(0, 10**9))
+    tell("set", os.stat("r").st_atime_ns)
+    moved("read after utime", read, "r")
+    os.mkdir("listed")
+    moved("first listing", os.listdir, "listed")
+    moved("second listing", os.listdir, "listed")
+    os.symlink("r", "s")
+    moved("first readlink", os.readlink, "s")
+    moved("second readlink", os.readlink, "s")
+
+
+@probe
 def listing():
     os.mkdir("many")
     for i in range(900):

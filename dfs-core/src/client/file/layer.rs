@@ -1,11 +1,12 @@
 //! The file layer of a mount: its open files, and what the master tells about them.
+use super::access::AccessTimes;
 use super::backend::Backend;
 use super::blocks::{BlockCache, BlockKey};
 use super::budget::Budget;
 use super::config::FileConfig;
 use super::error::{FileError, FileResult};
 use super::get_task::SharedLatencies;
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use crate::types::{Attr, Ino, LogIndex, PgMap, Revision, VersionNo};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
@@ -30,6 +31,7 @@ pub struct FileLayer {
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) budget: Budget,
     pub(super) blocks: BlockCache,
+    pub(super) access: AccessTimes,
     /// Blocks being fetched; the sender's end closes when they are there or failed.
     pub(super) fetching: Mutex<BTreeMap<BlockKey, watch::Receiver<()>>>,
     pub(super) latencies: SharedLatencies,
@@ -95,6 +97,7 @@ impl FileLayer {
             runtime: tokio::runtime::Handle::current(),
             budget: Budget::new(config.dirty_max_bytes),
             blocks: BlockCache::new(config.data_cache_max_bytes),
+            access: AccessTimes::default(),
             fetching: Mutex::default(),
             latencies: SharedLatencies::default(),
             sessions: watch::Sender::new(0),
@@ -163,10 +166,13 @@ impl FileLayer {
 
     /// Shows local changes in attributes that came from the master: size and times.
     pub fn overlay(&self, attr: &mut Attr) {
-        let Some(inode) = self.find(attr.ino) else {
-            return;
-        };
-        let state = inode.state();
+        if let Some(inode) = self.find(attr.ino) {
+            Self::overlay_state(&inode.state(), attr);
+        }
+        self.access.overlay(attr);
+    }
+
+    fn overlay_state(state: &State, attr: &mut Attr) {
         if let Some(known) = state.attr.as_ref().filter(|k| k.revision > attr.revision) {
             // A commit of ours that the caller's cache has not seen.
             attr.size = known.size;
@@ -220,6 +226,7 @@ impl FileLayer {
             self.drain(inode).await;
             self.seal_ended(inode).await;
         }
+        self.tell_accessed().await;
     }
 
     /// The master asks for this inode's buffered changes: commits and seals them. Afterwards the

@@ -191,6 +191,9 @@ impl Backend for OverClient {
                     .seal(ino, token)
                     .await
                     .map(|()| MutationOk::Done),
+                Mutation::Accessed { times } => {
+                    self.client.accessed(times).await.map(|()| MutationOk::Done)
+                }
                 Mutation::SetAttr { ino, .. } => {
                     let changed = self.client.change_node(ino, body).await;
                     changed.map(|attr| attr.map_or(MutationOk::Done, MutationOk::Attr))

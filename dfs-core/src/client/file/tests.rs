@@ -633,3 +633,25 @@ async fn a_streamed_replacement_is_seen_whole_or_not_at_all() {
             .all(|s| s.marks[&ino].is_empty())
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_shows_its_access_time_at_once_and_the_master_hears_of_many_together() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let inos: Vec<Ino> = (5..8).map(|n| cluster.create(n)).collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut shown = Vec::new();
+    for ino in &inos {
+        let mut attr = open(&a, *ino, false).await.attr().unwrap();
+        let before = attr.atime;
+        a.accessed(&attr);
+        a.overlay(&mut attr);
+        assert!(attr.atime > before);
+        shown.push((*ino, attr.atime));
+    }
+    until("the master is told", || {
+        !cluster.master().accessed.is_empty()
+    })
+    .await;
+    assert_eq!(cluster.master().accessed, [shown]);
+}

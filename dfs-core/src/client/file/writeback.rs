@@ -3,6 +3,7 @@
 //! Dirty bytes are cut into a put (a *flight*) when a chunk is complete, when they are old enough,
 //! when the budget is reached, and at flush, fsync, recall and before any other content change.
 //! Flights of one inode prepare side by side and commit in order; they end in [`FileLayer::land`].
+use super::access;
 use super::backend::OpHandle;
 use super::error::{FileError, FileResult};
 use super::inode::{Cut, Effect, Flight, Inode, Outcome, State};
@@ -306,7 +307,7 @@ impl FileLayer {
     /// Puts what is old, all of it when the budget is short, cuts versions, and releases what is
     /// idle.
     pub(super) async fn run_writeback(layer: Weak<Self>) {
-        let mut sealed_at = None;
+        let (mut sealed_at, mut noted_at) = (None, None);
         loop {
             let Some(this) = layer.upgrade() else { return };
             let pressed = this.budget.is_pressed();
@@ -329,6 +330,13 @@ impl FileLayer {
                 this.seal_together(ended);
             }
             this.release_idle();
+            if this.access.has_noted() && now.since(*noted_at.get_or_insert(now)) >= access::SPACING
+            {
+                noted_at = None;
+                let layer = Arc::clone(&this);
+                this.runtime
+                    .spawn(async move { layer.tell_accessed().await });
+            }
             let pause = if idle { SWEEP * 10 } else { SWEEP };
             let kick = Arc::clone(&this.kick);
             drop(this); // Held over the pause, it would keep the layer alive.

@@ -46,6 +46,8 @@ pub(in crate::client::file) struct Master {
     pub queries: u64,
     pub opens: u64,
     pub commits: u64,
+    /// Access times that it was told, each time.
+    pub accessed: Vec<Vec<(Ino, Timestamp)>>,
     /// Who has locked which file, whole.
     pub locked: BTreeMap<Ino, (ClientId, u64)>,
     pub unlocks: u64,

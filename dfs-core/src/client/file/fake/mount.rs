@@ -64,6 +64,10 @@ impl FakeMount {
                     file.versions.insert(version, file.layout.clone());
                     (Ok(MutationOk::Attr(attr)), None)
                 }
+                Mutation::Accessed { times } => {
+                    master.accessed.push(times.clone());
+                    (Ok(MutationOk::Done), None)
+                }
                 Mutation::SetAttr { ino, .. } => {
                     (Ok(MutationOk::Attr(master.attr(*ino))), Some(*ino))
                 }

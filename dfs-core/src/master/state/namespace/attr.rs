@@ -1,11 +1,12 @@
 //! setattr and extended attributes.
 use super::keys;
+use super::read;
 use super::tx::Tx;
 use super::{XATTR_KEY_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX};
 use crate::master::state::ApplyError;
 use crate::store::{Kv, KvRead};
 use crate::types::{FileKind, Ino, SetTime, Timestamp};
-use crate::wire::mutation::XattrMode;
+use crate::wire::mutation::{ACCESSED_MAX, XattrMode};
 use crate::wire::{ErrorCode, MutationOk, WireError};
 
 const SUID: u32 = 0o4000;
@@ -61,6 +62,28 @@ pub(super) fn set_attr(
     tx.put_inode(ino, &inode)?;
     tx.touch(ino, false, false);
     Ok(MutationOk::Attr(inode.attr(ino)))
+}
+
+/// Moves access times. No other time moves and nobody is told: who has the attributes cached sees
+/// it with the next change.
+pub(super) fn accessed(
+    tx: &mut Tx<'_>,
+    times: &[(Ino, Timestamp)],
+) -> Result<MutationOk, ApplyError> {
+    if times.len() > ACCESSED_MAX {
+        let detail = "too many access times in one mutation";
+        return Err(WireError::new(ErrorCode::BadRequest, detail).into());
+    }
+    for (ino, time) in times {
+        let Some(mut inode) = read::inode(&tx.kv, *ino)? else {
+            continue;
+        };
+        if inode.attr(*ino).is_accessed_at(*time) {
+            inode.atime = *time;
+            tx.put_inode(*ino, &inode)?;
+        }
+    }
+    Ok(MutationOk::Done)
 }
 
 /// Sets an extended attribute.

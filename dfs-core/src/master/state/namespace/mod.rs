@@ -157,6 +157,7 @@ fn dispatch(tx: &mut tx::Tx<'_>, body: &Mutation) -> Result<MutationOk, ApplyErr
         Mutation::Seal { ino, token } => commit::seal(tx, *ino, *token),
         Mutation::Undelete { parent, name } => remove::undelete(tx, *parent, name),
         Mutation::Purge(scope) => remove::purge(tx, scope),
+        Mutation::Accessed { times } => attr::accessed(tx, times),
     }
 }
 

@@ -96,3 +96,32 @@ fn extended_attributes_keep_to_their_modes_and_limits() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_read_moves_the_access_time_after_a_change_and_once_a_day() {
+    let mut w = World::new();
+    let f = w.file(ROOT, "f");
+    let changed = w.attr(f);
+    let at = |secs: i64| Timestamp {
+        secs: changed.ctime.secs + secs,
+        ..changed.ctime
+    };
+    let mut read = |times: &[(Ino, Timestamp)]| {
+        let times = times.to_vec();
+        w.apply(&Mutation::Accessed { times }).unwrap();
+        w.attr(f)
+    };
+    assert_eq!(read(&[(f, at(-1))]), changed, "before the last change");
+    let first = read(&[(Ino(999), at(5)), (f, at(10))]);
+    let expected = crate::types::Attr {
+        atime: at(10),
+        ..changed.clone()
+    };
+    assert_eq!(first, expected, "and nothing else moves");
+    assert_eq!(read(&[(f, at(20))]).atime, at(10));
+    let day = 24 * 3600;
+    assert_eq!(read(&[(f, at(10 + day))]).atime, at(10 + day));
+    let times = vec![(f, at(1)); crate::wire::mutation::ACCESSED_MAX + 1];
+    let refused = w.apply(&Mutation::Accessed { times });
+    assert_eq!(refused, Err(ErrorCode::BadRequest));
+}
