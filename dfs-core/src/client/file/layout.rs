@@ -182,11 +182,12 @@ impl LayoutCache {
                 list.insert(at, extent.clone());
             }
         }
-        // Chunks between the old end and the new one are holes, or were put in above.
+        // Chunks between the old end and the new one are holes, or were put in above. Those far behind the
+        // old end are asked for when they are needed: a file may have billions that hold nothing.
         let (old, new) = (self.size, change.size.unwrap_or(self.size.max(change.end)));
         if new > old {
             let first = old.div_ceil(CHUNK_SIZE);
-            let last = (new - 1) / CHUNK_SIZE;
+            let last = ((new - 1) / CHUNK_SIZE).min(first + u64::from(CHUNKS_PER_QUERY));
             for no in first..=last {
                 if let Ok(no) = u32::try_from(no) {
                     self.chunks.entry(ChunkNo(no)).or_default();
@@ -346,6 +347,34 @@ mod tests {
                 assert_eq!(at, base + 400);
             }
         }
+    }
+
+    #[test]
+    fn regression_a_file_that_grows_to_its_greatest_size_is_known_near_its_old_end_only() {
+        let mut layout = empty();
+        let far = crate::types::layout::FILE_SIZE_MAX - CHUNK_SIZE;
+        let change = Applied {
+            extents: vec![(ChunkNo::of(far), extent(0, 100, 1))],
+            end: far + 100,
+            ..Applied::default()
+        };
+        assert!(layout.apply(Revision(1), OpId::default(), &change));
+        assert!(layout.chunks.len() <= CHUNKS_PER_QUERY as usize + 2);
+        assert_eq!(layout.unknown(0, 10 * CHUNK_SIZE), None);
+        assert_eq!(layout.unknown(far, u64::MAX), None, "what was written");
+        let asked = layout.unknown(0, u64::MAX).map(ChunkNo::start);
+        assert_eq!(asked, Some((u64::from(CHUNKS_PER_QUERY) + 1) * CHUNK_SIZE));
+        // What is then put into a chunk that was not asked for is left to the master.
+        let change = Applied {
+            extents: vec![(ChunkNo(1000), extent(0, 100, 2))],
+            ..Applied::default()
+        };
+        assert!(layout.apply(Revision(2), OpId::default(), &change));
+        assert!(
+            layout
+                .unknown(1000 * CHUNK_SIZE, 1001 * CHUNK_SIZE)
+                .is_some()
+        );
     }
 
     #[test]
