@@ -8,6 +8,10 @@ pub const CHUNK_SIZE: u64 = 4 << 20;
 /// Objects up to this many bytes live in the store's table, larger ones in files.
 pub const SMALL_OBJECT_MAX: u32 = 64 * 1024;
 
+/// The master keeps a chunk's extents in one row and writes it anew at every put: whenever a put takes
+/// it past a multiple of this many, the mount that did it is told to compact the chunk.
+pub const CROWDED_EXTENTS: usize = 512;
+
 /// Index of a chunk within its file: `offset / CHUNK_SIZE`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,

@@ -1,6 +1,6 @@
 //! Mutations: what a client asks the master to change, each under an op-id.
 use crate::types::{
-    Attr, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, LockRequest, LockSpace, Name,
+    Attr, ChunkNo, ClientId, Epoch, Extent, FileKind, Ino, LeaseSeq, LockRequest, LockSpace, Name,
     ObjectId, ObjectSum, OpId, Revision, SetTime, StoreId, Timestamp, VersionNo,
 };
 use serde::{Deserialize, Serialize};
@@ -275,6 +275,14 @@ pub enum Change {
         /// Internal version of that inode.
         inode_version: VersionNo,
     },
+    /// The same bytes in fewer extents: `put`, one object, takes the place of what is still left of
+    /// `was`, parts of extents included. Content, times and versions stay.
+    Compact {
+        /// Where its bytes begin, and the object; holes within it are zeros there and stay holes.
+        put: Box<PutExtent>,
+        /// Ascending extents of that chunk whose bytes the object has, none outside of it.
+        was: Vec<Extent>,
+    },
 }
 
 /// One prepared range of a put.
@@ -318,6 +326,8 @@ pub enum MutationOk {
         revision: Revision,
         /// First byte written (the true EOF of an append).
         offset: u64,
+        /// A chunk that it took past a multiple of [`CROWDED_EXTENTS`](crate::types::layout::CROWDED_EXTENTS).
+        crowded: Option<ChunkNo>,
     },
     /// A name was removed or replaced; `orphan` is the inode if its last link went and a session
     /// may still have it open.

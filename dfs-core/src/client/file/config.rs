@@ -17,8 +17,6 @@ pub struct FileConfig {
     /// A file without handles stays registered at the master this long, so that reopening it is
     /// local.
     pub linger: Duration,
-    /// A chunk with more extents than this is written whole by the next put.
-    pub extents_max: usize,
     /// How a streaming writer bounds its memory: bytes not yet stored at W members.
     pub stream_max_bytes: u64,
     /// Timing of puts.
@@ -35,7 +33,6 @@ impl Default for FileConfig {
             data_cache_max_bytes: 64 << 20,
             read_ahead_max: 8 << 20,
             linger: Duration::from_millis(300),
-            extents_max: 512,
             stream_max_bytes: 32 << 20,
             put: PutConfig::default(),
             get: GetConfig::default(),

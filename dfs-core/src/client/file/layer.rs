@@ -35,6 +35,8 @@ pub struct FileLayer {
     /// Blocks being fetched; the sender's end closes when they are there or failed.
     pub(super) fetching: Mutex<BTreeMap<BlockKey, watch::Receiver<()>>>,
     pub(super) latencies: SharedLatencies,
+    /// One chunk is compacted at a time: its bytes are in memory.
+    pub(super) compacting: tokio::sync::Semaphore,
     /// Raised when the session is lost.
     pub(super) sessions: watch::Sender<u64>,
     table: Mutex<Table>,
@@ -100,6 +102,7 @@ impl FileLayer {
             access: AccessTimes::default(),
             fetching: Mutex::default(),
             latencies: SharedLatencies::default(),
+            compacting: tokio::sync::Semaphore::new(1),
             sessions: watch::Sender::new(0),
             table: Mutex::default(),
             table_changed: Notify::new(),

@@ -65,9 +65,14 @@ impl LayoutCache {
         }
     }
 
-    /// Extents of a chunk; 0 if it is not known.
-    pub fn extents(&self, chunk: ChunkNo) -> usize {
-        self.chunks.get(&chunk).map_or(0, Vec::len)
+    /// Extents of a chunk; none if it is not known.
+    pub fn of_chunk(&self, chunk: ChunkNo) -> &[Extent] {
+        self.chunks.get(&chunk).map_or(&[], Vec::as_slice)
+    }
+
+    #[cfg(test)]
+    pub fn of_chunk_mut(&mut self, chunk: ChunkNo) -> &mut Vec<Extent> {
+        self.chunks.entry(chunk).or_default()
     }
 
     /// The first chunk within `from..to` (and the file) that is not known.

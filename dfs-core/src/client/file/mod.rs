@@ -16,6 +16,7 @@ mod access;
 mod backend;
 mod blocks;
 mod budget;
+mod compact;
 mod config;
 mod dirty;
 mod error;
@@ -31,7 +32,6 @@ mod put_task;
 mod read;
 mod register;
 mod stream;
-mod widen;
 mod write;
 mod writeback;
 
@@ -43,6 +43,8 @@ pub use locking::GiveUp;
 pub use open_file::{OpenFile, OpenMode};
 pub use stream::{FileReader, FileWriter};
 
+#[cfg(test)]
+mod compact_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

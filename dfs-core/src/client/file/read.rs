@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Blocks gathered for one read; the cache may drop them meanwhile.
-type Blocks = BTreeMap<BlockKey, Bytes>;
+pub(super) type Blocks = BTreeMap<BlockKey, Bytes>;
 
 /// Layouts that may change under one read before it gives up.
 const ROUNDS_MAX: u32 = 16;
@@ -179,7 +179,7 @@ impl FileLayer {
 
     /// Brings the blocks of `a..b` into `got`. A layout is returned if it turned out to be newer
     /// than `layout`: then `got` has what the newer one wants.
-    async fn gather(
+    pub(super) async fn gather(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         layout: &Arc<LayoutCache>,
@@ -368,7 +368,11 @@ impl Drop for Claim<'_> {
 }
 
 /// The bytes of a plan; `None` if a block is not there.
-fn assemble(plan: &Plan, layout: Option<&LayoutCache>, got: &Blocks) -> Option<Vec<Bytes>> {
+pub(super) fn assemble(
+    plan: &Plan,
+    layout: Option<&LayoutCache>,
+    got: &Blocks,
+) -> Option<Vec<Bytes>> {
     let mut out = Vec::new();
     for span in &plan.spans {
         match &span.source {

@@ -377,38 +377,6 @@ async fn a_lost_session_drops_what_was_buffered_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_written_in_many_small_pieces_keeps_few_extents() {
-    let cluster = Cluster::new();
-    let config = FileConfig {
-        extents_max: 8,
-        ..FileConfig::default()
-    };
-    let (a, b) = (
-        cluster.mount(1, config),
-        cluster.mount(2, FileConfig::default()),
-    );
-    let ino = cluster.create(5);
-    let mut expected = Vec::new();
-    let file = open(&a, ino, true).await;
-    for n in 0..100u8 {
-        file.append(&[n; 7], false).await.unwrap();
-        file.flush().await.unwrap();
-        expected.extend([n; 7]);
-        let extents = cluster.master().files[&ino]
-            .layout
-            .extents(crate::types::ChunkNo(0));
-        assert!(extents <= 9, "{extents} after {n}");
-    }
-    // A hole stays one, for readers.
-    file.write(5_000_000, b"far", false).await.unwrap();
-    file.flush().await.unwrap();
-    file.release();
-    expected.resize(5_000_000, 0);
-    expected.extend(b"far");
-    assert!(read_all(&*open(&b, ino, false).await).await == expected);
-}
-
-#[tokio::test(start_paused = true)]
 async fn one_dead_store_is_not_noticed_and_one_bad_copy_is_healed_by_another() {
     let cluster = Cluster::new();
     let (a, b) = (

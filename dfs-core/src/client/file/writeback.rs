@@ -74,7 +74,8 @@ impl FileLayer {
             PutChange::Write
             | PutChange::Append { .. }
             | PutChange::Extend { .. }
-            | PutChange::Restore { .. } => {}
+            | PutChange::Restore { .. }
+            | PutChange::Compact { .. } => {}
         }
         effects.extend(ranges.iter().map(|(at, b)| Effect::Bytes(*at, b.clone())));
         let flight = Flight {
@@ -116,8 +117,7 @@ impl FileLayer {
         outcome
     }
 
-    async fn fly(self: Arc<Self>, inode: Arc<Inode>, mut cut: Cut, op: Box<dyn OpHandle>) {
-        self.widen(&inode, &mut cut).await;
+    async fn fly(self: Arc<Self>, inode: Arc<Inode>, cut: Cut, op: Box<dyn OpHandle>) {
         let (objects, bytes) = objects_of(&cut.ranges);
         let applied = match self.pg_map().await {
             Ok(map) => applied(&map, &inode, op.op(), &cut, &objects),
@@ -149,7 +149,7 @@ impl FileLayer {
             ino: inode.ino,
             lease,
             token: cut.token,
-            change: cut.change,
+            change: cut.change.clone(),
             mtime: cut.mtime.map(SetTime::At),
             // Buffered before the lease was lost, it must not overwrite what came since.
             renews: !cut.latch,
@@ -221,6 +221,9 @@ impl FileLayer {
                 state.learn_attr(&done.attr);
                 if !moved {
                     self.keep_blocks(cut, &applied);
+                }
+                if let Some(chunk) = done.crowded {
+                    self.compact(inode, chunk);
                 }
             }
             Err(error) => {
@@ -403,7 +406,10 @@ fn applied(map: &PgMap, inode: &Inode, op: OpId, cut: &Cut, objects: &[PutObject
             applied.holes.push((offset, offset.saturating_add(len)));
         }
         PutChange::Extend { size } => applied.end = size,
-        PutChange::Write | PutChange::Append { .. } | PutChange::Restore { .. } => {}
+        PutChange::Write
+        | PutChange::Append { .. }
+        | PutChange::Restore { .. }
+        | PutChange::Compact { .. } => {}
     }
     applied
 }

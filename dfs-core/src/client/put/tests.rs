@@ -177,6 +177,7 @@ fn committed() -> MutationOk {
         attr: attr(4),
         revision: Revision(4),
         offset: 0,
+        crowded: None,
     }
 }
 

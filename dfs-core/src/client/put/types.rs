@@ -1,7 +1,7 @@
 //! What a put is told, what it asks for and how it ends.
 use crate::types::{
-    Attr, BlockSums, ChunkNo, Ino, LeaseSeq, LogIndex, ObjectSum, OpId, PgMap, Revision, SetTime,
-    StoreId, VersionNo,
+    Attr, BlockSums, ChunkNo, Extent, Ino, LeaseSeq, LogIndex, ObjectSum, OpId, PgMap, Revision,
+    SetTime, StoreId, VersionNo,
 };
 use crate::wire::{Commit, ErrorCode, MutationOk, ReplicaRequest, WireError, WriteToken};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct PutObject {
 }
 
 /// What the put does with its objects; the shapes of [`crate::wire::Change`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutChange {
     /// Byte ranges.
     Write,
@@ -83,6 +83,11 @@ pub enum PutChange {
         from: Ino,
         /// Internal version there.
         inode_version: VersionNo,
+    },
+    /// One object with the bytes of these extents takes their place.
+    Compact {
+        /// Ascending, of one chunk.
+        was: Arc<[Extent]>,
     },
 }
 
@@ -205,6 +210,8 @@ pub struct PutDone {
     pub revision: Revision,
     /// First byte written: the true EOF of an append.
     pub offset: u64,
+    /// A chunk that has become worth compacting.
+    pub crowded: Option<ChunkNo>,
 }
 
 /// Why a put was not applied (or, with `unknown`, may not have been).

@@ -2,6 +2,7 @@
 use super::mount::FakeMount;
 
 use crate::client::file::layout::{Applied, LayoutCache};
+use crate::types::layout::CROWDED_EXTENTS;
 use crate::types::{
     Attr, BlockSums, ChunkNo, ClientId, Extent, FileKind, Ino, LeaseSeq, ObjectId, ObjectSum, OpId,
     PgMap, Revision, SetTime, StoreId, Timestamp, VersionNo,
@@ -46,6 +47,7 @@ pub(in crate::client::file) struct Master {
     pub queries: u64,
     pub opens: u64,
     pub commits: u64,
+    pub compactions: u64,
     /// Access times that it was told, each time.
     pub accessed: Vec<Vec<(Ino, Timestamp)>>,
     /// Who has locked which file, whole.
@@ -107,7 +109,8 @@ impl Master {
                 "the mark is durable"
             );
         }
-        if commit.lease != file.lease {
+        let is_compact = matches!(commit.change, Change::Compact { .. });
+        if commit.lease != file.lease && !is_compact {
             return Err(ErrorCode::StaleLease.into());
         }
         let (mut applied, mut offset) = (Applied::default(), 0);
@@ -131,6 +134,7 @@ impl Master {
             Change::Punch { offset, len } => applied.holes.push((*offset, offset + len)),
             Change::Extend { size } => applied.end = *size,
             Change::Restore { .. } => return Err(ErrorCode::NotSupported.into()),
+            Change::Compact { put, was } => return Ok(self.compact(op, map, ino, put, was)),
         }
         for (chunk, e) in &applied.extents {
             applied.end = applied.end.max(chunk.start() + u64::from(e.start + e.len));
@@ -140,7 +144,12 @@ impl Master {
         }
         let file = self.files.get_mut(&ino).unwrap();
         let revision = file.layout.revision.next();
+        let touched = applied.extents.last().map(|(chunk, _)| *chunk);
+        let crowd =
+            |layout: &LayoutCache| touched.map(|c| layout.of_chunk(c).len() / CROWDED_EXTENTS);
+        let before = crowd(&file.layout);
         assert!(file.layout.apply(revision, op, &applied));
+        let crowded = touched.filter(|_| crowd(&file.layout) > before);
         if let Some(SetTime::At(t)) = commit.mtime {
             file.mtime = t;
         }
@@ -155,7 +164,47 @@ impl Master {
             attr: self.attr(ino),
             revision,
             offset,
+            crowded,
         })
+    }
+
+    fn compact(
+        &mut self,
+        op: OpId,
+        map: &PgMap,
+        ino: Ino,
+        put: &PutExtent,
+        was: &[Extent],
+    ) -> MutationOk {
+        let (_, whole) = self
+            .extents(op, map, ino, std::slice::from_ref(put), 0)
+            .remove(0);
+        let file = self.files.get_mut(&ino).unwrap();
+        for e in file.layout.of_chunk_mut(put.chunk) {
+            if was.contains(e) {
+                let (start, len) = (e.start, e.len);
+                *e = Extent {
+                    start,
+                    len,
+                    object_offset: start - put.start,
+                    ..whole.clone()
+                };
+            }
+        }
+        file.layout.of_chunk_mut(put.chunk).dedup_by(|b, a| {
+            let joins = a.object == b.object && a.start + a.len == b.start;
+            a.len += if joins { b.len } else { 0 };
+            joins
+        });
+        file.layout.revision = file.layout.revision.next();
+        file.layout.op = op;
+        self.compactions += 1;
+        MutationOk::Committed {
+            attr: self.attr(ino),
+            revision: self.files[&ino].layout.revision,
+            offset: 0,
+            crowded: None,
+        }
     }
 
     fn extents(

@@ -19,6 +19,7 @@ impl PutMachine {
                     attr,
                     revision,
                     offset,
+                    crowded,
                 }),
             ) => {
                 self.finish(
@@ -26,6 +27,7 @@ impl PutMachine {
                         attr,
                         revision,
                         offset,
+                        crowded,
                     }),
                     out,
                 );
@@ -135,12 +137,14 @@ impl PutMachine {
                 attr,
                 revision,
                 offset,
+                crowded,
             }) => {
                 self.finish(
                     Ok(PutDone {
                         attr,
                         revision,
                         offset,
+                        crowded,
                     }),
                     out,
                 );

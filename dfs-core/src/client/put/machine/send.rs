@@ -132,7 +132,7 @@ impl PutMachine {
             }
         }
         puts.sort_by_key(|p| (p.chunk, p.start));
-        let change = match self.spec.change {
+        let change = match self.spec.change.clone() {
             PutChange::Write => Change::Write { puts },
             PutChange::Append { at } => Change::Append { at, puts },
             PutChange::Truncate { size } => Change::Truncate { size },
@@ -146,6 +146,11 @@ impl PutMachine {
                 from,
                 inode_version,
             },
+            PutChange::Compact { was } => {
+                assert!(puts.len() == 1, "a compaction has one object");
+                let (put, was) = (Box::new(puts.remove(0)), was.to_vec());
+                Change::Compact { put, was }
+            }
         };
         Commit {
             ino: self.spec.ino,

@@ -1,15 +1,17 @@
 //! The second half of a put: the linearization point of a file's content.
 //!
 //! 1. Undecided, in its session's order for this inode; the inode lives; epochs and acks good; lease
-//!    and base current.
+//!    and base current. A COMPACT is in nobody's order and under no lease: the extents it names say
+//!    all that has to be the same.
 //! 2. `revision += 1`, whatever changed: the mark at the home PG has to be told.
 //! 3. A change of content is taken into the open version or begins the next one, and its rows are
-//!    written there; what they supersede is released.
+//!    written there; what they supersede is released. A COMPACT changes the row where it is: the same
+//!    bytes, for every version that reads it.
 //! 4. Its ctime is when the bytes were written, as its mtime: what `fstat` said before the close stays true.
 //! 5. Notes: `Committed` to the home PG, `Hold` to each object's PG.
 use super::KEPT;
 use super::attr;
-use super::content;
+use super::content::{self, Plan};
 use super::history;
 use super::keys;
 use super::read;
@@ -19,11 +21,12 @@ use super::tx::Tx;
 use super::versions;
 use crate::master::state::ctx::acks_are_good;
 use crate::master::state::{ApplyError, StateError};
+use crate::types::layout::CROWDED_EXTENTS;
 use crate::types::{
     ChunkNo, FileKind, Ino, ObjectId, ObjectSum, PgId, Revision, SetTime, Timestamp,
 };
 use crate::wire::master::Note;
-use crate::wire::{Commit, ErrorCode, MutationOk, WireError};
+use crate::wire::{Change, Commit, ErrorCode, MutationOk, PutExtent, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a put.
@@ -32,34 +35,33 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
     let mut inode = admit(tx, commit)?;
     content::check_puts(tx, &commit.change)?;
     let plan = content::plan(tx, ino, &inode, &commit.change)?;
-    tx.put(keys::decided(tx.op.client, ino), &tx.op.seq.clone());
+    let is_compact = matches!(commit.change, Change::Compact { .. });
+    if !is_compact {
+        tx.put(keys::decided(tx.op.client, ino), &tx.op.seq.clone());
+    }
 
     if inode.revision.0 == 0 {
         let home = tx.pg_of(ino, ChunkNo::HOME);
         rows::count(tx, "PG index", keys::pg_index(home, ino, ChunkNo::HOME), 1)?;
     }
     let is_change = !plan.rows.is_empty() || plan.size != inode.size;
-    let mut begun = None;
-    if is_change {
+    let (mut begun, mut crowded) = (None, None);
+    if let Change::Compact { put, .. } = &commit.change {
+        compact(tx, (ino, &inode), put, &plan)?;
+    } else if is_change {
         if versions::takes_new_version(&mut inode, commit.token, plan.kind) {
             // With a full window its names have no pins left to drop.
             begun = Some(read::window(&tx.kv, ino)?.len() < KEPT);
             versions::begin(tx, ino, &mut inode)?;
         }
-        let kept = read::versions(&tx.kv, ino)?;
-        let older = kept.iter().map(|rec| rec.no);
-        let older = older.filter(|no| *no < inode.version && no.0 > 0).max();
-        for (chunk, row) in &plan.rows {
-            let old = read::row_at(&tx.kv, ino, *chunk, inode.version)?;
-            let was = old.map_or(0, |(_, extents)| read::covered(&extents));
-            rows::write_row(tx, ino, *chunk, (older, inode.version), row)?;
-            inode.allocated = inode.allocated + read::covered(row) - was;
-        }
+        crowded = write_rows(tx, ino, &mut inode, &plan)?;
         inode.size = plan.size;
     }
     inode.revision = inode.revision.next();
     inode.op = tx.op;
-    inode.ctime = changed_at(tx.now(), inode.ctime, commit.mtime);
+    if !is_compact {
+        inode.ctime = changed_at(tx.now(), inode.ctime, commit.mtime);
+    }
     if let Some(time) = commit.mtime {
         inode.mtime = attr::resolve(tx, time);
     }
@@ -79,7 +81,48 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
         attr: tx.inode(ino)?.attr(ino),
         revision: inode.revision,
         offset: plan.offset,
+        crowded,
     })
+}
+
+/// Step 3, the rows; answers a chunk that has become crowded.
+fn write_rows(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    inode: &mut Inode,
+    plan: &Plan,
+) -> Result<Option<ChunkNo>, StateError> {
+    let kept = read::versions(&tx.kv, ino)?;
+    let older = kept.iter().map(|rec| rec.no);
+    let older = older.filter(|no| *no < inode.version && no.0 > 0).max();
+    let mut crowded = None;
+    for (chunk, row) in &plan.rows {
+        let old = read::row_at(&tx.kv, ino, *chunk, inode.version)?;
+        let old = old.map(|(_, extents)| extents).unwrap_or_default();
+        rows::write_row(tx, ino, *chunk, (older, inode.version), row)?;
+        inode.allocated = inode.allocated + read::covered(row) - read::covered(&old);
+        if old.len() / CROWDED_EXTENTS < row.len() / CROWDED_EXTENTS {
+            crowded = Some(*chunk);
+        }
+    }
+    Ok(crowded)
+}
+
+/// Step 3 of a COMPACT: an object that replaces nothing any more is garbage.
+fn compact(
+    tx: &mut Tx<'_>,
+    (ino, inode): (Ino, &Inode),
+    put: &PutExtent,
+    plan: &Plan,
+) -> Result<(), StateError> {
+    for (chunk, row) in &plan.rows {
+        rows::rewrite_row(tx, ino, *chunk, inode.version, row)?;
+    }
+    if plan.placed.is_empty() {
+        // The object's number is this op's, which is applied once: nothing else refers to it.
+        tx.released.insert((tx.pg_of(ino, put.chunk), put.object));
+    }
+    Ok(())
 }
 
 /// Seconds that a mount's clock may be off from the log's before its word on ctime is not taken.
@@ -98,9 +141,10 @@ fn changed_at(now: Timestamp, was: Timestamp, written: Option<SetTime>) -> Times
 /// Step 1: everything that can be said before looking at the content.
 fn admit(tx: &Tx<'_>, commit: &Commit) -> Result<Inode, ApplyError> {
     let ino = commit.ino;
+    let is_compact = matches!(commit.change, Change::Compact { .. });
     let key = keys::decided(tx.op.client, ino);
     let decided: Option<u64> = read::get(&tx.kv, "decided", &key)?;
-    if decided.is_some_and(|highest| tx.op.seq <= highest) {
+    if decided.is_some_and(|highest| tx.op.seq <= highest) && !is_compact {
         let detail = format!("a later put of this session on inode {ino} was decided before");
         return Err(WireError::new(ErrorCode::OpAborted, detail).into());
     }
@@ -122,7 +166,7 @@ fn admit(tx: &Tx<'_>, commit: &Commit) -> Result<Inode, ApplyError> {
             return Err(WireError::new(ErrorCode::WrongEpoch, detail).into());
         }
     }
-    if commit.lease != inode.lease {
+    if commit.lease != inode.lease && !is_compact {
         let detail = format!("lease {} was raised to {}", commit.lease, inode.lease);
         return Err(WireError::new(ErrorCode::StaleLease, detail).into());
     }

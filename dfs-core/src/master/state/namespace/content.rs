@@ -33,6 +33,7 @@ pub(super) struct Plan {
 pub(super) fn puts(change: &Change) -> &[PutExtent] {
     match change {
         Change::Write { puts } | Change::Append { puts, .. } | Change::Replace { puts, .. } => puts,
+        Change::Compact { put, .. } => std::slice::from_ref(&**put),
         _ => &[],
     }
 }
@@ -93,6 +94,7 @@ pub(super) fn plan(
             from,
             inode_version,
         } => planner.restore(*from, *inode_version)?,
+        Change::Compact { put, was } => planner.compact(put, was)?,
     };
     if plan.size > FILE_SIZE_MAX {
         return Err(ErrorCode::FileTooBig.into());
@@ -246,6 +248,20 @@ impl Planner<'_, '_> {
         plan.rows
             .extend(current.into_keys().map(|c| (c, Vec::new())));
         plan.size = facts.size;
+        Ok(plan)
+    }
+
+    fn compact(&self, put: &PutExtent, was: &[Extent]) -> Result<Plan, ApplyError> {
+        let mut plan = self.nothing(ChangeKind::Compact);
+        let mut row = self.row(put.chunk)?;
+        for (chunk, whole) in self.place(std::slice::from_ref(put), 0)? {
+            if extents::substitute(&mut row, was, &whole) {
+                plan.placed.push((chunk, whole));
+            }
+        }
+        if !plan.placed.is_empty() {
+            plan.rows.insert(put.chunk, row);
+        }
         Ok(plan)
     }
 }

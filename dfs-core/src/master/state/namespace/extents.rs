@@ -39,6 +39,48 @@ pub(super) fn overlay(row: &mut Vec<Extent>, extent: Extent) {
     row.insert(at, extent);
 }
 
+/// Puts `whole` in the place of what is left of `was`: an extent of the row goes if one of `was`
+/// (ascending) holds the same bytes at the same place. Neighbours that come to lie in `whole` become
+/// one. Answers whether any did.
+pub(super) fn substitute(row: &mut Vec<Extent>, was: &[Extent], whole: &Extent) -> bool {
+    let within = |outer: &Extent, inner: &Extent| {
+        outer.start <= inner.start
+            && u64::from(inner.start) + u64::from(inner.len)
+                <= u64::from(outer.start) + u64::from(outer.len)
+    };
+    let mut is_used = false;
+    let mut new: Vec<Extent> = Vec::with_capacity(row.len());
+    for mut extent in row.drain(..) {
+        let at = was.partition_point(|w| w.start <= extent.start);
+        let same = at.checked_sub(1).map(|at| &was[at]).filter(|w| {
+            let skipped = extent.start - w.start;
+            w.object == extent.object
+                && w.object_offset.checked_add(skipped) == Some(extent.object_offset)
+                && within(w, &extent)
+                && within(whole, w)
+        });
+        if same.is_some() {
+            is_used = true;
+            let offset = whole.object_offset + (extent.start - whole.start);
+            let joins =
+                |e: &&mut Extent| e.object == whole.object && e.start + e.len == extent.start;
+            if let Some(before) = new.last_mut().filter(joins) {
+                before.len += extent.len;
+                continue;
+            }
+            extent = Extent {
+                start: extent.start,
+                len: extent.len,
+                object_offset: offset,
+                ..whole.clone()
+            };
+        }
+        new.push(extent);
+    }
+    *row = new;
+    is_used
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +121,44 @@ mod tests {
         assert_eq!(shape(&row), vec![(1, 0, 5, 0), (3, 35, 5, 5)]);
         cut(&mut row, 5, 5);
         assert_eq!(row.len(), 2);
+    }
+
+    #[test]
+    fn a_compacted_object_takes_the_place_of_what_is_left_of_the_extents_it_was_made_of() {
+        let was = vec![
+            extent(1, 0, 10),
+            extent(2, 10, 10),
+            extent(3, 20, 10),
+            extent(4, 40, 10),
+        ];
+        let whole = extent(9, 0, 50);
+        let mut row = was.clone();
+        assert!(substitute(&mut row, &was, &whole));
+        assert_eq!(
+            shape(&row),
+            vec![(9, 0, 30, 0), (9, 40, 10, 40)],
+            "a hole stays"
+        );
+
+        let mut row = was.clone();
+        overlay(&mut row, extent(5, 15, 10));
+        cut(&mut row, 45, 50);
+        row.push(extent(6, 50, 10));
+        assert!(substitute(&mut row, &was, &whole));
+        let newer = vec![
+            (9, 0, 15, 0),
+            (5, 15, 10, 0),
+            (9, 25, 5, 25),
+            (9, 40, 5, 40),
+            (6, 50, 10, 0),
+        ];
+        assert_eq!(shape(&row), newer, "what came later stays");
+        assert!(!substitute(&mut row, &was, &whole));
+        assert_eq!(shape(&row), newer);
+
+        let mut row = was.clone();
+        assert!(substitute(&mut row, &was, &extent(9, 10, 20)));
+        let inner = vec![(1, 0, 10, 0), (9, 10, 20, 0), (4, 40, 10, 0)];
+        assert_eq!(shape(&row), inner, "only what lies in the object");
     }
 }

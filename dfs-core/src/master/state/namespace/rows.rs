@@ -28,6 +28,20 @@ pub(super) fn write_row(
     drop_needless_hole(tx, ino, chunk, version)
 }
 
+/// Replaces, for all versions that read it, the row that a version reads by one with the same bytes.
+pub(super) fn rewrite_row(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    chunk: ChunkNo,
+    version: VersionNo,
+    extents: &[Extent],
+) -> Result<(), StateError> {
+    match read::row_at(&tx.kv, ino, chunk, version)? {
+        Some((row, _)) => set_row(tx, ino, chunk, row, Some(extents)),
+        None => Ok(()),
+    }
+}
+
 /// Drops the row before the one at `version` if no kept version reads it; `older` is the newest kept
 /// version below the place where the reader was.
 fn drop_row_below(

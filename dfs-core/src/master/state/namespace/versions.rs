@@ -34,6 +34,8 @@ pub(super) enum ChangeKind {
     Replace,
     /// An old version's content: a version of its own.
     Restore,
+    /// Other objects with the same bytes: no part in versions.
+    Compact,
 }
 
 /// Takes `token` into the open version, or answers true: a new version begins with this change.

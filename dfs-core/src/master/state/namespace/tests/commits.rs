@@ -1,9 +1,10 @@
 //! Puts: what is refused, where bytes land, which commits make one version.
 use super::world::{ROOT, World, name, puts};
 use crate::master::state::namespace;
+use crate::types::layout::CROWDED_EXTENTS;
 use crate::types::{
-    CHUNK_SIZE, ChunkNo, ClientId, Epoch, Ino, OpId, PgPhase, Revision, SetTime, StoreId,
-    Timestamp, VersionNo,
+    CHUNK_SIZE, ChunkNo, ClientId, Epoch, Extent, Ino, LeaseSeq, OpId, PgPhase, Revision, SetTime,
+    StoreId, Timestamp, VersionNo,
 };
 use crate::wire::master::Note;
 use crate::wire::{Change, ErrorCode, Mutation, MutationOk};
@@ -439,4 +440,55 @@ fn restore_shares_the_old_objects_and_is_a_version_of_its_own() {
     w.change(tmp, token, |_| back).unwrap();
     let writers = w.writers(ROOT, "f");
     assert_eq!((writers[0], writers[1]), (writers[2], c));
+}
+
+#[test]
+fn the_put_that_takes_a_chunk_past_another_multiple_is_told_and_compacting_it_shows_nowhere() {
+    let mut w = World::new();
+    let f = w.file(ROOT, "f");
+    let token = w.token(1);
+    let crowd = u64::try_from(CROWDED_EXTENTS).unwrap();
+    for n in 0..crowd {
+        let done = w.change(f, token, |op| Change::Write {
+            puts: puts(op, n * 10, 9),
+        });
+        let MutationOk::Committed { crowded, .. } = done.unwrap() else {
+            panic!("no commit")
+        };
+        assert_eq!(crowded, (n == crowd - 1).then_some(ChunkNo(0)), "{n}");
+    }
+    w.seal(f, token);
+    let later = w.token(2);
+    w.write(f, later, 5_000_000, 10);
+    let extents = |w: &World, version| w.try_layout(f, version).unwrap().chunks[0].extents.clone();
+    let compact = |w: &mut World, op, was: Vec<Extent>| {
+        let put = Box::new(puts(op, 0, (crowd * 10 - 1) as u32).remove(0));
+        let mut commit = w.commit_of(f, token, Change::Compact { put, was });
+        (commit.mtime, commit.lease) = (None, LeaseSeq(99));
+        w.commit(op, commit).unwrap();
+    };
+    let count = |row: &[Extent], op| row.iter().filter(|e| e.object.op == op).count();
+
+    // A later put of the same session and another lease do not matter to it.
+    let (op, was) = (w.next_op(1), extents(&w, None));
+    let again = w.token(1);
+    let over = w.write(f, again, 5_000_000, 10);
+    compact(&mut w, op, was);
+    for version in [None, Some(VersionNo(1))] {
+        let row = extents(&w, version);
+        assert_eq!(
+            (row.len(), count(&row, op)),
+            (CROWDED_EXTENTS, CROWDED_EXTENTS)
+        );
+    }
+    // What came after its layout stays, and so does what an older version reads.
+    let (op, was) = (w.next_op(1), extents(&w, None));
+    let over_too = w.write(f, later, 20, 5);
+    compact(&mut w, op, was);
+    let row = extents(&w, None);
+    assert_eq!((row.len(), count(&row, over_too)), (CROWDED_EXTENTS + 1, 1));
+    assert_eq!(count(&row, op), CROWDED_EXTENTS);
+    assert_eq!(count(&extents(&w, Some(VersionNo(1))), op), 0);
+    assert_ne!(over, over_too);
+    assert_eq!(w.numbers(ROOT, "f"), [2, 1]);
 }

@@ -4,7 +4,7 @@ use super::random::Run;
 use super::world::PGS;
 use crate::master::state::namespace::{self, keys, read};
 use crate::store::{KvRead, prefix_end};
-use crate::types::{ChunkNo, FileKind, Ino, PgId, VersionNo};
+use crate::types::{ChunkNo, Extent, FileKind, Ino, PgId, VersionNo};
 use crate::wire::{Query, QueryAnswer};
 use std::collections::BTreeMap;
 
@@ -65,13 +65,23 @@ impl Run {
         for chunk in layout.chunks {
             for e in chunk.extents {
                 let first = (chunk.chunk.start() + u64::from(e.start)) / CELL;
-                let origin = (self.origins[&e.object] + u64::from(e.object_offset)) / CELL;
-                for i in 0..u64::from(e.len) / CELL {
-                    cells[(first + i) as usize] = Some((e.object.op, origin + i));
+                for (i, cell) in (0u64..).zip(self.cells_of(&e)) {
+                    cells[(first + i) as usize] = cell;
                 }
             }
         }
         cells
+    }
+
+    /// The cells that an extent shows.
+    pub(super) fn cells_of(&self, e: &Extent) -> Vec<Cell> {
+        let (first, count) = (u64::from(e.object_offset) / CELL, u64::from(e.len) / CELL);
+        if let Some(cells) = self.compacted.get(&e.object) {
+            return cells[first as usize..(first + count) as usize].to_vec();
+        }
+        let origin = self.origins[&e.object] / CELL + first;
+        let cell = |i| Some((e.object.op, origin + i));
+        (0..count).map(cell).collect()
     }
 
     /// The rows of all PGs are the objects that are kept, each in its own PG.

@@ -3,7 +3,9 @@
 use super::model::{CELL, Cell, Model, Node};
 use super::world::{World, name, puts};
 use crate::master::state::namespace::{self, keys, read};
-use crate::types::{ClientId, FileKind, Ino, ObjectId, OpId, Time, VersionNo};
+use crate::types::{
+    Attr, ChunkNo, ClientId, Extent, FileKind, Ino, ObjectId, OpId, Time, VersionNo,
+};
 use crate::wire::mutation::{PurgeScope, RenameMode};
 use crate::wire::{Change, ErrorCode, Mutation, MutationOk, WriteToken};
 use rand::Rng;
@@ -22,6 +24,10 @@ pub(super) struct Run {
     versions: BTreeMap<(Ino, VersionNo), Vec<Cell>>,
     /// Where an object's first byte is in its op, in bytes.
     pub origins: BTreeMap<ObjectId, u64>,
+    /// What is in objects that took the place of others.
+    pub compacted: BTreeMap<ObjectId, Vec<Cell>>,
+    /// Rows as they were at some time.
+    rows: Vec<(Ino, ChunkNo, Vec<Extent>)>,
     tokens: BTreeMap<(u128, Ino), WriteToken>,
     done: BTreeMap<&'static str, u64>,
 }
@@ -36,6 +42,8 @@ impl Run {
             model: Model::new(),
             versions: BTreeMap::new(),
             origins: BTreeMap::new(),
+            compacted: BTreeMap::new(),
+            rows: Vec::new(),
             tokens: BTreeMap::new(),
             done: BTreeMap::new(),
         }
@@ -107,7 +115,8 @@ impl Run {
             16..26 => self.unlink(),
             26..30 => self.rmdir(),
             30..46 => self.rename(),
-            46..78 => self.change(),
+            46..74 => self.change(),
+            74..78 => self.compact(),
             78..86 => self.seal(),
             86..92 => self.undelete(),
             92..96 => self.upkeep(),
@@ -290,6 +299,52 @@ impl Run {
         Some((change, node.cells))
     }
 
+    /// Compacts part of a chunk as it was at this time or an earlier one.
+    fn compact(&mut self) {
+        let Some(ino) = self.file() else { return };
+        let newest = read::known_inode(&self.w.kv, ino).unwrap().version;
+        let rows = read::rows_at(&self.w.kv, ino, newest, ChunkNo(0), ChunkNo(9)).unwrap();
+        self.rows
+            .extend(rows.into_iter().map(|(chunk, row)| (ino, chunk, row)));
+        self.rows.retain(|(_, _, row)| !row.is_empty());
+        let back = self.rng.random_range(1..4);
+        let Some(at) = self.rows.len().checked_sub(back) else {
+            return;
+        };
+        let (ino, chunk, mut was) = self.rows[at].clone();
+        if read::inode(&self.w.kv, ino).unwrap().is_none() {
+            return;
+        }
+        was.drain(..self.rng.random_range(0..was.len()));
+        let (start, last) = (was[0].start, was[was.len() - 1].clone());
+        let len = last.start + last.len - start;
+        let op = self.w.next_op(self.rng.random_range(1..4));
+        let put = Box::new(puts(op, chunk.start() + u64::from(start), len).remove(0));
+        let mut cells = vec![None; (u64::from(len) / CELL) as usize];
+        for e in &was {
+            let at = (u64::from(e.start - start) / CELL) as usize;
+            let shown = self.cells_of(e);
+            cells[at..at + shown.len()].clone_from_slice(&shown);
+        }
+        self.compacted.insert(put.object, cells);
+        let token = self.w.token(1);
+        let mut commit = self.w.commit_of(ino, token, Change::Compact { put, was });
+        commit.mtime = None;
+        let before = self.w.attr(ino);
+        match self.w.commit(op, commit).unwrap() {
+            MutationOk::Committed { attr, revision, .. } => {
+                assert_eq!(revision, before.revision.next());
+                let (revision, version) = (attr.revision, attr.version);
+                assert_eq!(attr, Attr { revision, ..before });
+                assert_eq!(version, before.version);
+            }
+            other => panic!("{other:?}"),
+        }
+        let now = read::rows_at(&self.w.kv, ino, newest, chunk, chunk).unwrap();
+        let has = |(_, row): &(_, Vec<Extent>)| row.iter().any(|e| e.object.op == op);
+        self.count("compact", now.iter().any(has));
+    }
+
     pub fn kept_versions(&self) -> Vec<(Ino, VersionNo)> {
         let pairs = read::all(&self.w.kv, keys::VERSIONS).unwrap();
         let parse = |k: &[u8]| {
@@ -407,7 +462,9 @@ fn random_operations_agree_with_the_model() {
     if chosen.is_some() {
         return;
     }
-    let enough = ["change", "rename", "unlink", "rmdir", "undelete", "trim"];
+    let enough = [
+        "change", "compact", "rename", "unlink", "rmdir", "undelete", "trim",
+    ];
     assert!(enough.iter().all(|what| done[what] >= 20), "{done:?}");
 }
 
