@@ -33,10 +33,14 @@ pub fn default_dir() -> PathBuf {
 }
 
 impl DevDir {
-    /// Names a directory; nothing is read or made.
+    /// Names a directory; nothing is read or made. A relative path is meant from the current
+    /// directory of this moment.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self {
+            root: std::path::absolute(&root).unwrap_or(root),
+        }
     }
 
     /// The directory.

@@ -70,6 +70,10 @@ fn serve(cli: &Cli, options: &Options, ready: &mut Ready) -> anyhow::Result<()> 
     };
     let config = client_config(cli, options, embedded.as_ref())?;
     let mounted = mount::mount(runtime.handle(), config, cli.mountpoint(), options)?;
+    if cli.ready_fd.is_some() {
+        // In the background: where it was started from can be unmounted and removed.
+        std::env::set_current_dir("/").context("changing to the root directory")?;
+    }
     ready.tell(Ok(()));
     let ended = Mounted::wait(mounted, runtime.handle(), &signalled);
     if let Some(embedded) = embedded {

@@ -97,3 +97,29 @@ fn a_mountpoint_left_by_a_killed_mount_is_taken_over() {
     again.unmount().unwrap();
     assert!(!is_mounted(&path));
 }
+
+#[test]
+fn regression_what_was_started_from_below_a_mount_does_not_keep_it_busy() {
+    if !fuse_or_skip("regression_what_was_started_from_below_a_mount_does_not_keep_it_busy") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mount = Mount::new(&cluster, "mnt").unwrap();
+    let second = cluster.scratch().join("second");
+    std::fs::create_dir(&second).unwrap();
+    for (program, args) in [
+        ("dfs-tools", vec!["dev", "kill", "3"]),
+        ("dfs-tools", vec!["dev", "start", "3"]),
+        ("dfs-mount", vec![second.to_str().unwrap()]),
+    ] {
+        let mut command = cluster.command(program);
+        let done = command.args(&args).current_dir(mount.path()).status();
+        assert!(done.unwrap().success(), "{program} {args:?}");
+    }
+    mount.unmount().unwrap();
+    std::fs::write(second.join("f"), b"still there").unwrap();
+    let unmounted = std::process::Command::new("umount").arg(&second).status();
+    assert!(unmounted.unwrap().success());
+    assert!(!is_mounted(&second));
+}

@@ -90,6 +90,8 @@ impl Node<'_> {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // Where it was started from can be unmounted and removed.
+            .current_dir("/")
             .process_group(0);
         let child = command
             .spawn()
@@ -277,6 +279,7 @@ fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|d| d.join(name))
-        .find(|p| p.is_file());
+        .find(|p| p.is_file())
+        .map(|p| std::path::absolute(&p).unwrap_or(p));
     found.with_context(|| format!("{name} is neither beside {} nor on the PATH", own.display()))
 }
