@@ -285,6 +285,8 @@ pub struct Layout {
     pub size: u64,
     /// Chunks with extents; absent ones are holes.
     pub chunks: Vec<ChunkLayout>,
+    /// No chunk behind those that were asked for has extents before this one; `None`: none has.
+    pub next: Option<ChunkNo>,
 }
 
 /// Totals for statfs, in bytes and inodes; what can still be written at N copies.

@@ -17,6 +17,8 @@ pub(super) struct LayoutCache {
     pub op: OpId,
     pub size: u64,
     chunks: BTreeMap<ChunkNo, Vec<Extent>>,
+    /// Chunks, first to last, that hold nothing although they are absent: a file may have billions.
+    hole: Option<(u32, u32)>,
 }
 
 /// Part of a file, and the object range that holds it (`None`: a hole).
@@ -38,6 +40,11 @@ impl LayoutCache {
         for chunk in layout.chunks {
             chunks.insert(chunk.chunk, chunk.extents);
         }
+        let behind = first.0.saturating_add(count);
+        let upto = layout
+            .next
+            .map_or(u32::MAX, |next| next.0.saturating_sub(1));
+        let hole = (count > 0 && behind <= upto).then_some((behind, upto));
         let Layout {
             revision, op, size, ..
         } = layout;
@@ -46,6 +53,7 @@ impl LayoutCache {
             op,
             size,
             chunks,
+            hole,
         }
     }
 
@@ -60,6 +68,7 @@ impl LayoutCache {
     pub fn absorb(&mut self, other: Self) {
         if other.revision == self.revision && other.op == self.op {
             self.chunks.extend(other.chunks);
+            self.hole = other.hole.or(self.hole);
         } else {
             *self = other;
         }
@@ -81,10 +90,16 @@ impl LayoutCache {
         if from >= to {
             return None;
         }
-        let (first, last) = (ChunkNo::of(from), ChunkNo::of(to - 1));
-        (first.0..=last.0)
-            .map(ChunkNo)
-            .find(|c| !self.chunks.contains_key(c))
+        let (mut no, last) = (ChunkNo::of(from).0, ChunkNo::of(to - 1).0);
+        while no <= last {
+            match self.hole {
+                Some((a, b)) if (a..=b).contains(&no) => no = b,
+                _ if self.chunks.contains_key(&ChunkNo(no)) => {}
+                _ => return Some(ChunkNo(no)),
+            }
+            no = no.checked_add(1)?;
+        }
+        None
     }
 
     /// Maps `from..to`, which must be known, to objects and holes, ascending and without gaps.
@@ -174,6 +189,7 @@ impl LayoutCache {
         }
         self.revision = revision;
         self.op = op;
+        self.hole = None;
         for &(from, to) in &change.holes {
             self.cut_out(from, to);
         }
@@ -281,6 +297,7 @@ mod tests {
             op: OpId::default(),
             size: 0,
             chunks: vec![],
+            next: None,
         };
         LayoutCache::new(layout, ChunkNo(0), 1)
     }
@@ -380,6 +397,35 @@ mod tests {
                 .unknown(1000 * CHUNK_SIZE, 1001 * CHUNK_SIZE)
                 .is_some()
         );
+    }
+
+    #[test]
+    fn regression_what_holds_nothing_up_to_the_next_chunk_is_not_asked_for() {
+        let answer = |next| Layout {
+            revision: Revision(1),
+            op: OpId::default(),
+            size: crate::types::layout::FILE_SIZE_MAX,
+            chunks: vec![],
+            next,
+        };
+        let far = ChunkNo(3_000_000_000);
+        let mut layout = LayoutCache::new(answer(Some(far)), ChunkNo(10), 64);
+        assert_eq!(layout.unknown(0, 1), Some(ChunkNo(0)));
+        assert_eq!(layout.unknown(ChunkNo(10).start(), u64::MAX), Some(far));
+        let end = layout.size;
+        layout.absorb(LayoutCache::new(answer(None), far, 64));
+        assert_eq!(layout.unknown(far.start(), end), None);
+        let hole = layout.map(far.start(), end);
+        assert_eq!((hole.len(), hole[0].to), (1, end));
+        // What this mount puts there is not taken for nothing.
+        let put = ChunkNo(far.0 + 1_000);
+        let change = Applied {
+            extents: vec![(put, extent(0, 100, 1))],
+            end: put.start() + 100,
+            ..Applied::default()
+        };
+        assert!(layout.apply(Revision(2), OpId::default(), &change));
+        assert_eq!(layout.unknown(put.start(), put.start() + 1), Some(put));
     }
 
     #[test]

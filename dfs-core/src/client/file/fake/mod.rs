@@ -61,6 +61,7 @@ impl Cluster {
             op: OpId::default(),
             size: 0,
             chunks: vec![],
+            next: None,
         };
         let file = File {
             layout: LayoutCache::new(layout, ChunkNo(0), 64),

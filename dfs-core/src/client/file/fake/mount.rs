@@ -170,6 +170,7 @@ fn answer(layout: &LayoutCache, first: ChunkNo, count: u32) -> Layout {
         op: layout.op,
         size: layout.size,
         chunks,
+        next: Some(ChunkNo(first.0 + count)),
     }
 }
 

@@ -6,7 +6,7 @@ use super::records::Inode;
 use super::versions;
 use super::walk;
 use crate::store::KvRead;
-use crate::types::{ChunkNo, FileKind, Ino, Name, PgMap, VersionNo};
+use crate::types::{CHUNK_SIZE, ChunkNo, FileKind, Ino, Name, PgMap, VersionNo};
 use crate::wire::master::{ChunkLayout, DirEntry, Layout};
 use crate::wire::{ErrorCode, Query, QueryAnswer, WireError};
 
@@ -170,17 +170,22 @@ fn layout(
         }
     };
     let count = count.min(CHUNKS_MAX);
-    let mut chunks = Vec::new();
+    let (mut chunks, mut next) = (Vec::new(), Some(first));
     if count > 0 {
         let last = ChunkNo(first.0.saturating_add(count - 1));
         let rows = read::rows_at(kv, ino, no, first, last)?;
         let chunk = |(chunk, extents)| ChunkLayout { chunk, extents };
         chunks = rows.into_iter().map(chunk).collect();
+        next = match size > last.start() + CHUNK_SIZE {
+            true => read::row_after(kv, ino, last)?,
+            false => None,
+        };
     }
     Ok(QueryAnswer::Layout(Layout {
         revision,
         op,
         size,
         chunks,
+        next,
     }))
 }

@@ -179,6 +179,22 @@ pub(super) fn rows_at(
     Ok(found)
 }
 
+/// The first chunk behind `chunk` that has a row at any version.
+pub(super) fn row_after(
+    kv: &dyn KvRead,
+    ino: Ino,
+    chunk: ChunkNo,
+) -> Result<Option<ChunkNo>, StateError> {
+    let prefix = keys::rows_of(ino);
+    let from = prefix_end(&keys::rows_of_chunk(ino, chunk));
+    let found = kv.scan(&from, &prefix_end(&prefix), 1)?;
+    let Some((key, _)) = found.first() else {
+        return Ok(None);
+    };
+    let no = keys::u32_at(key, prefix.len()).ok_or_else(|| broken("row", key))?;
+    Ok(Some(ChunkNo(no)))
+}
+
 /// Names of an inode: `(directory, name)`, in key order, at most `limit`.
 pub(super) fn links(
     kv: &dyn KvRead,

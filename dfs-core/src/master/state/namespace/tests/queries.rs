@@ -151,6 +151,11 @@ fn a_layout_is_that_of_the_version_asked_for() {
         QueryAnswer::Layout(l) => assert_eq!((l.chunks.len(), l.chunks[0].chunk), (1, ChunkNo(1))),
         other => panic!("{other:?}"),
     }
+    let far = ChunkNo(70_000);
+    w.write(f, token, far.start(), 100);
+    let next = |w: &World, version| w.try_layout(f, version).unwrap().next;
+    assert_eq!(next(&w, None), Some(far));
+    assert_eq!(next(&w, Some(VersionNo(1))), None, "its end comes before");
     assert_eq!(
         w.try_layout(f, Some(VersionNo(3))),
         Err(ErrorCode::NotFound)
