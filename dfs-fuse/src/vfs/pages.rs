@@ -31,6 +31,10 @@ const KNOWN_MAX: usize = 100_000;
 /// Notifications waiting at most.
 const QUEUE_MAX: usize = 10_000;
 
+/// Time that an append waits at most until others' pages are gone: a page may be locked by a read that
+/// waits for a store.
+const APPEND_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// What a notify thread is to do.
 enum Notice {
     /// Drop the pages of an inode; then the sender is dropped, for whom waits for that.
@@ -144,7 +148,11 @@ impl Pages {
         let _under_way = Appending::begin(self, ino);
         let done = work.await;
         if self.handles(ino) > 1 {
-            self.drop_now(ino).await;
+            let dropped = tokio::time::timeout(APPEND_WAIT_MAX, self.drop_now(ino));
+            if dropped.await.is_err() {
+                // What is appended is appended: no reason for an error.
+                self.drop_pages(ino);
+            }
         }
         done
     }
