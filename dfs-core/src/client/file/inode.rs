@@ -313,3 +313,31 @@ impl Inode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::attr;
+    use crate::types::Revision;
+
+    #[test]
+    fn what_came_with_a_lock_is_current_unless_something_later_was_heard_of() {
+        let mut state = State::default();
+        let at = |revision| Attr {
+            revision: Revision(revision),
+            ..attr(5)
+        };
+        let unplaced = state.unplaced;
+        state.invalidate_at(LogIndex(7));
+        assert!(!state.is_current(&at(3), LogIndex(6), unplaced));
+        assert!(state.is_current(&at(3), LogIndex(7), unplaced));
+        state.learn_attr(&at(4));
+        let own = state.is_current(&at(3), LogIndex(9), unplaced);
+        assert!(!own, "a commit of this mount came later");
+        assert!(state.is_current(&at(4), LogIndex(9), unplaced));
+        state.invalidate_at(LogIndex(0));
+        let dropped = state.is_current(&at(4), LogIndex(9), unplaced);
+        assert!(!dropped, "the interest may have ended after the answer");
+        assert!(state.is_current(&at(4), LogIndex(9), state.unplaced));
+    }
+}

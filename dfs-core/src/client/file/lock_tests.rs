@@ -100,8 +100,9 @@ async fn a_closed_handle_gives_up_what_was_locked_through_it() {
     assert!(matches!(refused, Err(FileError::Refused(e)) if e.code == ErrorCode::Locked));
     file.release();
     let never = Box::pin(std::future::pending());
-    let granted = other.lock(ME, whole(), Some(never)).await.unwrap();
-    assert!(granted.is_some());
+    let waiting = other.lock(ME, whole(), Some(never));
+    let granted = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(granted.expect("it is granted").unwrap().is_some());
     assert_eq!(read_all(&other).await, b"x");
 }
 
@@ -235,6 +236,25 @@ async fn a_handle_whose_lock_was_lost_with_the_session_does_nothing_any_more() {
     again.write(0, b"again", false).await.unwrap();
     unlock(&again).await;
     assert_eq!(read_all(&again).await, b"againe");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_under_one_session_is_not_committed_under_the_next() {
+    let cluster = Cluster::new();
+    let (a, b) = (
+        cluster.mount(1, FileConfig::default()),
+        cluster.mount(2, FileConfig::default()),
+    );
+    let ino = cluster.create(5);
+    let (holder, other) = (open(&a, ino, true).await, open(&b, ino, true).await);
+    let bystander = open(&a, ino, true).await;
+    lock(&holder).await;
+    holder.write(0, b"first", false).await.unwrap();
+    // The next session has begun, and the file layer has not heard of it.
+    cluster.begin_next_session(1, 9);
+    assert!(holder.write(0, b"late", false).await.is_err());
+    assert!(bystander.write(0, b"late", false).await.is_err());
+    assert_eq!(read_all(&other).await, b"first");
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,6 +101,13 @@ impl Cluster {
 
     /// The session is over; the mount goes on under another one.
     pub fn expire(&self, client: u64, fresh: u64) {
+        let mount = self.begin_next_session(client, fresh);
+        let layer = mount.layer.lock().unwrap().upgrade().unwrap();
+        layer.session_lost();
+    }
+
+    /// The first half of that: what the mount begins now is of the other session.
+    pub fn begin_next_session(&self, client: u64, fresh: u64) -> Arc<FakeMount> {
         let mut master = self.master();
         let mount = master.mounts.remove(&ClientId(client.into())).unwrap();
         for file in master.files.values_mut() {
@@ -110,8 +117,7 @@ impl Cluster {
         drop(master);
         let mount = mount.upgrade().unwrap();
         mount.client.store(fresh, Ordering::SeqCst);
-        let layer = mount.layer.lock().unwrap().upgrade().unwrap();
-        layer.session_lost();
+        mount
     }
 }
 

@@ -237,6 +237,23 @@ fn a_session_that_expires_sets_its_locks_free_and_can_change_nothing_afterwards(
 }
 
 #[test]
+fn who_waits_hears_at_once_of_a_holder_that_leaves_or_asks_for_less() {
+    let (mut bench, ino) = file();
+    let (whole, shared) = (ask(ino, 1, 0, 9, true), ask(ino, 1, 0, 9, false));
+    bench.call(CLIENT_A, lock(A, 2, whole, None)).unwrap();
+    let reader = wait(&mut bench, B, 1, shared, 1);
+    assert!(!bench.has_reply(reader));
+    bench.call(CLIENT_A, lock(A, 3, shared, None)).unwrap();
+    assert!(is_held(bench.reply(reader)), "now they read together");
+    let writer = wait(&mut bench, A, 4, whole, 2);
+    assert!(!bench.has_reply(writer));
+    bench
+        .call(CLIENT_B, MasterRequest::CloseSession { client: B })
+        .unwrap();
+    assert!(is_held(bench.reply(writer)));
+}
+
+#[test]
 fn a_reader_that_becomes_a_writer_lets_the_others_pass() {
     let (mut bench, ino) = file();
     bench
