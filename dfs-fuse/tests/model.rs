@@ -4,6 +4,7 @@
 use dfs_core::client::{CacheListener, Client, ClientConfig, FileLayer};
 use dfs_core::types::{Attr, FileKind, Ino};
 use dfs_daemon::embedded::Embedded;
+use dfs_fuse::vfs::file::Place;
 use dfs_fuse::vfs::lookup::SetAttr;
 use dfs_fuse::vfs::pages::Pages;
 use dfs_fuse::vfs::{Caller, Errno, Vfs, VfsResult};
@@ -286,9 +287,14 @@ impl Both {
         );
         let bytes = vec![(i % 251) as u8; len];
         let open = &self.open[n];
-        let ours = match self.vfs.write_buffered(open.handle, at, &bytes, false) {
+        let place = Place {
+            offset: at,
+            append: false,
+            kill_suid: false,
+        };
+        let ours = match self.vfs.write_buffered(open.handle, place, &bytes) {
             Some(done) => errno(done),
-            None => errno(self.vfs.write(open.handle, at, &bytes, false).await),
+            None => errno(self.vfs.write(open.handle, place, &bytes).await),
         };
         (ours, errno_of(open.local.write_all_at(&bytes, at)))
     }

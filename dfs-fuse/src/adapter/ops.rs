@@ -2,9 +2,10 @@
 use super::convert::{bare_attr, file_attr, kind_of, set_time};
 use super::locks::Wanted;
 use super::{Adapter, TTL, caller, configure, err};
+use crate::vfs::Errno;
+use crate::vfs::file::{Opened, Place};
 use crate::vfs::handles::Listed;
 use crate::vfs::lookup::SetAttr;
-use crate::vfs::{Errno, file::Opened};
 use bytes::Bytes;
 use dfs_core::types::{Attr, FileKind};
 use fuser::{
@@ -333,23 +334,29 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // The kernel writes pages of mappings through any handle that it finds: they have their place.
+        let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let place = Place {
+            offset,
+            append: !is_page && flags.0 & libc::O_APPEND != 0,
+            kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
         let len = data.len() as u32;
         let answer = move |reply: ReplyWrite, done: Result<(), Errno>| match done {
             Ok(()) => reply.written(len),
             Err(e) => reply.error(err(e)),
         };
-        if let Some(done) = self.vfs.write_buffered(fh.0, offset, data, kill) {
+        if let Some(done) = self.vfs.write_buffered(fh.0, place, data) {
             return answer(reply, done);
         }
         let (vfs, data) = (self.vfs.clone(), data.to_vec());
         self.run(
             "write",
-            async move { vfs.write(fh.0, offset, &data, kill).await },
+            async move { vfs.write(fh.0, place, &data).await },
             move |r| answer(reply, r),
         );
     }

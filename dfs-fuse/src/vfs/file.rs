@@ -35,6 +35,17 @@ fn mode_of(flags: i32) -> OpenMode {
     }
 }
 
+/// Where a write goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// First byte.
+    pub offset: u64,
+    /// At the end of the file instead, wherever that is.
+    pub append: bool,
+    /// Clear suid and sgid.
+    pub kill_suid: bool,
+}
+
 impl Vfs {
     /// open(2) of an existing node.
     ///
@@ -59,7 +70,7 @@ impl Vfs {
                 let handle = self.handles.add(Handle::File {
                     file,
                     append: false,
-                    unread: AtomicBool::new(false),
+                    unread: None,
                     kept: false,
                 });
                 Ok(Opened {
@@ -85,7 +96,7 @@ impl Vfs {
         let handle = self.handles.add(Handle::File {
             file,
             append,
-            unread: AtomicBool::new(mode.read && self.moves_atime),
+            unread: (mode.read && self.moves_atime).then(|| AtomicBool::new(true)),
             kept: keep_pages && !mode.write,
         });
         // The kernel places appends by the size it remembers, which another mount may have changed.
@@ -151,7 +162,7 @@ impl Vfs {
                 return Ok(vec![text.slice(begin..text.len().min(begin + len))]);
             }
             Handle::File { file, unread, .. } => {
-                self.note_read(file, unread);
+                self.note_read(file, unread.as_ref());
                 file
             }
             Handle::Dir { .. } => return Err(Errno(libc::EBADF)),
@@ -172,12 +183,13 @@ impl Vfs {
             return None;
         };
         let read = file.try_read_cached(offset, len)?;
-        self.note_read(file, unread);
+        self.note_read(file, unread.as_ref());
         Some(read)
     }
 
-    fn note_read(&self, file: &OpenFile, unread: &AtomicBool) {
-        if unread.swap(false, Ordering::Relaxed) {
+    fn note_read(&self, file: &OpenFile, unread: Option<&AtomicBool>) {
+        if let Some(unread) = unread {
+            unread.store(false, Ordering::Relaxed);
             // The handle has not heard of a chmod.
             let attr = self.client.cached_attr(file.ino()).or_else(|| file.attr());
             attr.iter().for_each(|attr| self.files.accessed(attr));
@@ -186,18 +198,12 @@ impl Vfs {
 
     /// write(2) without waiting, if the buffer has room; `None` otherwise, nothing was taken.
     #[must_use]
-    pub fn write_buffered(
-        &self,
-        handle: u64,
-        offset: u64,
-        bytes: &[u8],
-        kill_suid: bool,
-    ) -> Option<VfsResult<()>> {
-        let (file, append) = self.handles.file(handle).ok()?;
-        if append {
+    pub fn write_buffered(&self, handle: u64, place: Place, bytes: &[u8]) -> Option<VfsResult<()>> {
+        let (file, _) = self.handles.file(handle).ok()?;
+        if place.append {
             return None;
         }
-        file.try_write(offset, bytes, kill_suid)
+        file.try_write(place.offset, bytes, place.kill_suid)
             .map(|done| done.map_err(Errno::from))
     }
 
@@ -205,19 +211,19 @@ impl Vfs {
     ///
     /// # Errors
     /// ENOSPC, EFBIG, the handle's earlier error, and the like.
-    pub async fn write(
-        &self,
-        handle: u64,
-        offset: u64,
-        bytes: &[u8],
-        kill_suid: bool,
-    ) -> VfsResult<()> {
-        let (file, append) = self.handles.file(handle)?;
-        if append {
+    pub async fn write(&self, handle: u64, place: Place, bytes: &[u8]) -> VfsResult<()> {
+        let (file, direct) = self.handles.file(handle)?;
+        let kill_suid = place.kill_suid;
+        if place.append && direct {
             let done = file.append(bytes, kill_suid);
             self.pages.appending(file.ino(), done).await?;
+        } else if place.append {
+            // O_APPEND was set after the open: the kernel has the bytes in pages where it took the end to
+            // be, and keeps those locked until this is answered.
+            file.append(bytes, kill_suid).await?;
+            self.pages.drop_pages(file.ino());
         } else {
-            file.write(offset, bytes, kill_suid).await?;
+            file.write(place.offset, bytes, kill_suid).await?;
         }
         Ok(())
     }
@@ -234,6 +240,7 @@ impl Vfs {
             Handle::File {
                 file, unread, kept, ..
             } => {
+                let unread = unread.as_ref().filter(|u| u.load(Ordering::Relaxed));
                 if *kept && file.size() > 0 {
                     // Opened to be read, and no read came: the kernel had the pages.
                     self.note_read(file, unread);

@@ -44,8 +44,8 @@ pub enum Handle {
         file: Arc<OpenFile>,
         /// Opened with O_APPEND.
         append: bool,
-        /// Reading it moves the access time, and nothing was read through it yet.
-        unread: AtomicBool,
+        /// Reading it moves the access time; true until something is read through it.
+        unread: Option<AtomicBool>,
         /// The kernel may have answered reads from its pages.
         kept: bool,
     },

@@ -346,6 +346,33 @@ def appends():
 
 
 @probe
+def appends_and_places():
+    # A mapping's pages go back through any handle of the file, also through one that appends.
+    write("mapped", b"a" * 5000)
+    fd = os.open("mapped", os.O_RDWR | os.O_APPEND)
+    with mmap.mmap(fd, 5000) as m:
+        m[0:3] = b"xyz"
+        m.flush()
+        tell("a mapping of an appending descriptor", (os.fstat(fd).st_size, content("mapped")[:5]))
+        other = os.open("mapped", os.O_RDWR)
+        with mmap.mmap(other, 5000) as n:
+            n[4096:4099] = b"uvw"
+            n.flush()
+        os.write(fd, b"end")
+        os.fsync(fd)
+    tell("beside another", (os.fstat(fd).st_size, digest(content("mapped"))))
+    # The flag counts at the write, not at the open.
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"-begin-", 0)
+    tell("no longer appending", (os.fstat(fd).st_size, content("mapped")[:9], content("mapped")[-5:]))
+    fcntl.fcntl(other, fcntl.F_SETFL, os.O_APPEND)
+    os.pwrite(other, b"-later", 0)
+    tell("appending from now on", (os.fstat(fd).st_size, content("mapped")[:9], content("mapped")[-9:]))
+    os.close(fd)
+    os.close(other)
+
+
+@probe
 def copies():
     data = bytes(range(256)) * 8192
     write("from", data)
