@@ -11,7 +11,7 @@
 //! So nothing stands still meanwhile, no lease is needed, nobody waits for it, and what fails is left to the
 //! next put that is told.
 use super::error::FileResult;
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::layer::FileLayer;
 use super::layout::LayoutCache;
 use super::plan::Plan;
@@ -74,7 +74,7 @@ impl FileLayer {
             let (Some(first), Some(last)) = (was.first(), was.last()) else {
                 return Ok(None);
             };
-            if was.len() < CROWDED_EXTENTS / 2 {
+            if gains(&was) < CROWDED_EXTENTS / 2 {
                 return Ok(None);
             }
             let from = chunk.start() + u64::from(first.start);
@@ -96,7 +96,11 @@ impl FileLayer {
         let (objects, bytes) = objects_of(&[(crowd.from, crowd.bytes.clone())]);
         let map = self.pg_map().await?;
         let (chunk, sum) = (objects[0].chunk, objects[0].sum);
-        let op = self.backend.begin_op();
+        // What this session put before under lower op-ids is decided first: a layout's op says that.
+        let (op, upto) = {
+            let state = inode.state();
+            (self.backend.begin_op(), state.next_flight)
+        };
         let spec = PutSpec {
             op: op.op(),
             ino: inode.ino,
@@ -110,7 +114,10 @@ impl FileLayer {
             objects,
             more: false,
         };
-        let turn: Turn = Box::new(|| Box::pin(async {}));
+        let waiting = Arc::clone(inode);
+        let before = move |s: &State| s.flights.iter().all(|f| f.seq >= upto);
+        let turn: Turn =
+            Box::new(move || Box::pin(async move { waiting.wait_until(before).await }));
         let renew: Renew = Box::new(|| Box::pin(async { None }));
         let task = PutTask {
             backend: Arc::clone(&self.backend),
@@ -156,6 +163,12 @@ fn small_ones(extents: &[Extent]) -> Vec<Extent> {
         (Some(first), Some(last)) => extents[first..=last].to_vec(),
         _ => Vec::new(),
     }
+}
+
+/// By how many extents a row becomes shorter when these lie in one object: holes stay.
+fn gains(extents: &[Extent]) -> usize {
+    let joins = |pair: &&[Extent]| pair[0].start + pair[0].len == pair[1].start;
+    extents.windows(2).filter(joins).count()
 }
 
 /// The bytes of `from..to`; `None` if a block is not there.

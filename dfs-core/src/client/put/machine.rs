@@ -301,6 +301,10 @@ impl PutMachine {
     fn advance(&mut self, now: Time, out: &mut Vec<PutAction>) {
         let is_undecided = !matches!(self.state, State::Preparing | State::Done);
         if is_undecided && now >= self.lost_at() {
+            if matches!(self.spec.change, PutChange::Compact { .. }) {
+                // Harmless whenever it is applied: no reason to fence it.
+                return self.finish(Err(PutError::Cancelled), out);
+            }
             let unknown = self.commit_unknown || self.state == State::Committing;
             out.push(PutAction::DropSession);
             return self.finish(Err(PutError::SessionLost { unknown }), out);

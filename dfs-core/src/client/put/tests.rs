@@ -365,6 +365,22 @@ fn without_a_quorum_it_abandons_at_the_deadline_and_reports_only_once_that_is_de
     ));
 }
 
+/// A compaction that nobody waits for took the buffered writes and locks of all files with it.
+#[test]
+fn regression_a_compaction_that_no_master_decides_costs_nobody_the_session() {
+    let quarter = PutConfig::default().deadline / 4;
+    let mut compaction = spec(vec![object(0, b"abc")]);
+    compaction.change = PutChange::Compact { was: [].into() };
+    let mut rig = Rig::new(compaction);
+    let sent = rig.prepares();
+    rig.ack(sent[0].0, 1);
+    rig.ack(sent[1].0, 2);
+    assert!(rig.commit().is_some());
+    rig.later(quarter * 4);
+    assert!(!rig.asked(|a| matches!(a, PutAction::DropSession)));
+    assert_eq!(rig.finished(), Some(Err(PutError::Cancelled)));
+}
+
 /// A put whose master was gone for good asked for its fate for ever, and fsync with it.
 #[test]
 fn regression_with_no_master_to_decide_it_ends_at_the_deadline_by_giving_the_session_up() {
