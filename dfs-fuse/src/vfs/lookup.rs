@@ -171,6 +171,9 @@ impl Vfs {
             // What was written before must not change these again when it is put.
             self.files.drain_ino(ino).await;
         }
+        if atime.is_some() {
+            self.files.access_time_set(ino).await;
+        }
         let args = SetAttrArgs {
             mode,
             uid,

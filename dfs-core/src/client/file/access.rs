@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Times wait at least this long, so that many go together.
 pub(super) const SPACING: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ pub(super) struct AccessTimes {
     times: Mutex<Times>,
     /// There are none: attributes pass without a lock.
     some: AtomicBool,
+    answered: Notify,
 }
 
 #[derive(Default)]
@@ -31,6 +33,12 @@ struct Times {
     noted: BTreeMap<Ino, Timestamp>,
     /// Told the master, and not answered yet.
     told: BTreeMap<Ino, Timestamp>,
+}
+
+impl Times {
+    fn has_some(&self) -> bool {
+        !self.noted.is_empty() || !self.told.is_empty()
+    }
 }
 
 impl AccessTimes {
@@ -84,8 +92,17 @@ impl AccessTimes {
                 times.told.remove(ino);
             }
         }
-        let some = !times.noted.is_empty() || !times.told.is_empty();
-        self.some.store(some, Ordering::Release);
+        self.some.store(times.has_some(), Ordering::Release);
+        drop(times);
+        self.answered.notify_waiters();
+    }
+
+    /// Forgets what the master was not told; true if there is nothing that it is being told.
+    fn forget(&self, ino: Ino) -> bool {
+        let mut times = self.times();
+        times.noted.remove(&ino);
+        self.some.store(times.has_some(), Ordering::Release);
+        !times.told.contains_key(&ino)
     }
 }
 
@@ -95,6 +112,20 @@ impl FileLayer {
         let now = self.backend.wall();
         if attr.is_accessed_at(now) {
             self.access.note(attr, now);
+        }
+    }
+
+    /// A program is about to set this inode's access time: what was read before does not move it any
+    /// more.
+    pub async fn access_time_set(&self, ino: Ino) {
+        loop {
+            let answered = self.access.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            if self.access.forget(ino) {
+                return;
+            }
+            answered.await;
         }
     }
 
@@ -108,10 +139,12 @@ impl FileLayer {
             let body = Mutation::Accessed {
                 times: taken.clone(),
             };
-            if let Err(error) = self.backend.mutate(body).await {
-                tracing::debug!(%error, files = taken.len(), "access times are lost");
-            }
+            let told = self.backend.mutate(body).await;
             self.access.answered(&taken);
+            if let Err(error) = told {
+                tracing::debug!(%error, files = taken.len(), "access times are lost");
+                return; // The others would only wait as long.
+            }
         }
     }
 }

@@ -623,3 +623,21 @@ async fn what_is_read_shows_its_access_time_at_once_and_the_master_hears_of_many
     .await;
     assert_eq!(cluster.master().accessed, [shown]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_time_that_a_program_sets_is_not_moved_by_what_it_read_before() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let (set, other) = (cluster.create(5), cluster.create(6));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for ino in [set, other] {
+        a.accessed(&open(&a, ino, false).await.attr().unwrap());
+    }
+    a.access_time_set(set).await;
+    until("the master is told", || {
+        !cluster.master().accessed.is_empty()
+    })
+    .await;
+    let told: Vec<Ino> = cluster.master().accessed[0].iter().map(|t| t.0).collect();
+    assert_eq!(told, [other]);
+}

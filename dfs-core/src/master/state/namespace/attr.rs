@@ -58,7 +58,7 @@ pub(super) fn set_attr(
     if let Some(time) = wanted.mtime {
         inode.mtime = resolve(tx, time);
     }
-    inode.ctime = tx.now();
+    inode.ctime = tx.now().max(inode.ctime);
     tx.put_inode(ino, &inode)?;
     tx.touch(ino, false, false);
     Ok(MutationOk::Attr(inode.attr(ino)))
@@ -117,7 +117,7 @@ pub(super) fn set_xattr(
     }
     inode.xattr_bytes = total;
     inode.xattrs += u32::from(old.is_none());
-    inode.ctime = tx.now();
+    inode.ctime = tx.now().max(inode.ctime);
     tx.kv.put(stored, value.to_vec());
     tx.put_inode(ino, &inode)?;
     tx.touch(ino, false, false);
@@ -138,7 +138,7 @@ pub(super) fn remove_xattr(
     };
     inode.xattr_bytes -= (key.len() + old.len()) as u64;
     inode.xattrs -= 1;
-    inode.ctime = tx.now();
+    inode.ctime = tx.now().max(inode.ctime);
     tx.kv.delete(&stored);
     tx.put_inode(ino, &inode)?;
     tx.touch(ino, false, false);

@@ -125,15 +125,14 @@ fn compact(
     Ok(())
 }
 
-/// Seconds that a mount's clock may be off from the log's before its word on ctime is not taken.
-const CLOCKS_APART_MAX: u64 = 60;
+/// Seconds between a put's bytes and its commit beyond which its word on ctime is not taken: what looks
+/// for changes since some moment must not miss those that were told later.
+const TOLD_LATE_MAX: u64 = 2;
 
 /// Step 4. A ctime never goes back, and no mount with a wrong clock sets it.
 fn changed_at(now: Timestamp, was: Timestamp, written: Option<SetTime>) -> Timestamp {
     match written {
-        Some(SetTime::At(time)) if time.secs.abs_diff(now.secs) <= CLOCKS_APART_MAX => {
-            was.max(time)
-        }
+        Some(SetTime::At(time)) if time.secs.abs_diff(now.secs) <= TOLD_LATE_MAX => was.max(time),
         _ => now,
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn add(
     tx.put(keys::cookie(dir, given), &(name, ino, kind));
     tx.kv.put(keys::link(ino, dir, name), Vec::new());
     tx.update_inode(ino, |inode| {
-        inode.ctime = now;
+        inode.ctime = now.max(inode.ctime);
         match inode.dir.as_mut() {
             Some(part) => part.parent = dir,
             None => inode.nlink += 1,
@@ -102,7 +102,7 @@ pub(super) fn remove(
     tx.kv.delete(&keys::cookie(dir, entry.cookie));
     tx.kv.delete(&keys::link(entry.ino, dir, name));
     let inode = tx.update_inode(entry.ino, |inode| {
-        inode.ctime = now;
+        inode.ctime = now.max(inode.ctime);
         inode.nlink -= u32::from(!is_dir);
     })?;
     tx.touch(dir, false, true);
