@@ -15,6 +15,9 @@ fn size(round: usize) -> usize {
     }
 }
 
+/// Files that are written and read at the same time, each by one mount and the other in turn.
+const HANDS: usize = 4;
+
 #[test]
 fn what_one_mount_closed_the_other_opens_in_every_round() {
     if !fuse_or_skip("close to open") {
@@ -28,19 +31,23 @@ fn what_one_mount_closed_the_other_opens_in_every_round() {
     );
     let rounds = times(10_000);
     let begin = Instant::now();
-    for i in 0..rounds {
-        let (writer, reader) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
-        let name = format!("f{}", i % 7);
+    let round = |i: usize| {
+        let (hand, turn) = (i % HANDS, i / HANDS);
+        let (writer, reader) = if turn % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let name = format!("f{hand}-{}", turn % 7);
         let content = format!("{i:08}").repeat(size(i).div_ceil(8));
         std::fs::write(writer.join(&name), &content).unwrap();
         let got = std::fs::read_to_string(reader.join(&name)).unwrap();
         assert_eq!(got.len(), content.len(), "iteration {i}: stale size");
         assert!(got == content, "iteration {i}: stale content");
-        assert_eq!(
-            std::fs::metadata(reader.join(&name)).unwrap().len(),
-            content.len() as u64
-        );
-    }
+        let seen = std::fs::metadata(reader.join(&name)).unwrap().len();
+        assert_eq!(seen, content.len() as u64);
+    };
+    std::thread::scope(|threads| {
+        for hand in 0..HANDS {
+            threads.spawn(move || (hand..rounds).step_by(HANDS).for_each(round));
+        }
+    });
     println!(
         "{rounds} write-close-open-read rounds in {:?}",
         begin.elapsed()
