@@ -291,6 +291,7 @@ impl Both {
             offset: at,
             append: false,
             kill_suid: false,
+            sync: false,
         };
         let ours = match self.vfs.write_buffered(open.handle, place, &bytes) {
             Some(done) => errno(done),

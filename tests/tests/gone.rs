@@ -123,3 +123,30 @@ fn regression_what_was_started_from_below_a_mount_does_not_keep_it_busy() {
     assert!(unmounted.unwrap().success());
     assert!(!is_mounted(&second));
 }
+
+#[test]
+fn regression_a_record_appended_synchronously_outlives_its_mount() {
+    use std::os::unix::fs::OpenOptionsExt;
+    if !fuse_or_skip("regression_a_record_appended_synchronously_outlives_its_mount") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mount = Mount::new(&cluster, "mnt").unwrap();
+    let mut options = std::fs::File::options();
+    options
+        .append(true)
+        .create(true)
+        .custom_flags(libc::O_DSYNC);
+    let mut log = options.open(mount.join("log")).unwrap();
+    log.write_all(b"first\n").unwrap();
+    log.write_all(b"second\n").unwrap();
+    mount.crash().unwrap();
+    drop(log);
+    let again = Mount::new(&cluster, "mnt").unwrap();
+    assert_eq!(
+        std::fs::read(again.join("log")).unwrap(),
+        b"first\nsecond\n"
+    );
+    again.unmount().unwrap();
+}

@@ -5,6 +5,7 @@ use dfs_core::wire::Stamp;
 use dfs_tests::inside::{Fleet, Place, Probe};
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -194,6 +195,9 @@ fn a_file_without_its_quorum_fails_in_time_and_others_work() {
     assert!(gone.len() >= 4, "{gone:?}");
     let options = format!("timeout={}", TIMEOUT.as_secs());
     let mount = Mount::with_options(&cluster, "mnt", &options).unwrap();
+    let second = Mount::with_options(&cluster, "second", &options).unwrap();
+    let overwritten = second.join(format!("f{}", gone[3]));
+    std::fs::read(&overwritten).unwrap();
     // One that is in the cache of attributes already, and others that are not.
     std::fs::metadata(mount.join(format!("f{}", gone[0]))).unwrap();
     for victim in &victims {
@@ -220,6 +224,11 @@ fn a_file_without_its_quorum_fails_in_time_and_others_work() {
             file.sync_all()
         });
     }
+    timed(format!("overwrite f{}", gone[3]), &mut || {
+        let file = std::fs::File::options().write(true).open(&overwritten)?;
+        file.write_all_at(b"never stored", 0)?;
+        file.sync_all()
+    });
     // While one hangs on its deadline, the others go on.
     let stuck = mount.join(format!("f{}", gone[2]));
     let stuck = std::thread::spawn(move || std::fs::read(stuck).map(drop));
@@ -244,6 +253,10 @@ fn a_file_without_its_quorum_fails_in_time_and_others_work() {
         cluster.restart(*victim).unwrap();
     }
     cluster.tools(&["repair", "resume"]).unwrap();
+    // What could not be stored is not read back from the kernel's pages either.
+    let read = std::fs::read_to_string(&overwritten).unwrap();
+    assert!(read == content(gone[3]), "{:?}", &read[..20]);
+    second.unmount().unwrap();
     // Nothing was lost meanwhile.
     let again = Mount::new(&cluster, "mnt").unwrap();
     for i in &gone {

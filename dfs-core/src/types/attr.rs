@@ -32,6 +32,17 @@ pub enum SetTime {
     At(Timestamp),
 }
 
+/// The mode after a change that takes special rights away: suid always, sgid only where it means
+/// execution rights (with group execute; else it marks mandatory locking and stays).
+#[must_use]
+pub fn without_suid(mode: u32) -> u32 {
+    const SUID: u32 = 0o4000;
+    const SGID: u32 = 0o2000;
+    const GROUP_EXEC: u32 = 0o010;
+    let sgid = if mode & GROUP_EXEC != 0 { SGID } else { 0 };
+    mode & !(SUID | sgid)
+}
+
 /// What kind of object an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FileKind {

@@ -9,7 +9,7 @@ pub mod name;
 pub mod quorum;
 pub mod time;
 
-pub use attr::{Attr, FileKind, SetTime, Timestamp, VersionInfo};
+pub use attr::{Attr, FileKind, SetTime, Timestamp, VersionInfo, without_suid};
 pub use checksum::{BLOCK_SIZE, BlockSums, ObjectSum, crc32c};
 pub use counters::{Epoch, Incarnation, LeaseSeq, LogIndex, Revision, Term, VersionNo};
 pub use ids::{ClientId, ClusterId, Ino, NodeId, ObjectId, OpId, PgId, RaftId, StoreId};

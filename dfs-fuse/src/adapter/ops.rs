@@ -267,11 +267,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let vfs = self.vfs.clone();
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, root) = (self.vfs.clone(), req.uid() == 0);
         self.run(
             "open",
-            async move { vfs.open(ino.0, flags.0).await },
+            async move { vfs.open(ino.0, flags.0, root).await },
             move |r| match r {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened)),
                 Err(e) => reply.error(err(e)),
@@ -344,6 +344,7 @@ impl Filesystem for Adapter {
             offset,
             append: !is_page && flags.0 & libc::O_APPEND != 0,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            sync: !is_page && flags.0 & libc::O_DSYNC != 0,
         };
         let len = data.len() as u32;
         let answer = move |reply: ReplyWrite, done: Result<(), Errno>| match done {

@@ -4,11 +4,11 @@ use super::status::StatusNode;
 use super::versions::VersionNode;
 use super::{Caller, Errno, Node, Vfs, VfsResult, new_name};
 use bytes::Bytes;
-use dfs_core::client::{OpenFile, OpenMode};
+use dfs_core::client::{FileError, OpenFile, OpenMode};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use dfs_core::wire::mutation::NewNode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An opened handle and how the kernel shall treat it.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +27,18 @@ pub(super) fn revision_of(file: &OpenFile) -> Revision {
 
 fn mode_of(flags: i32) -> OpenMode {
     let access = flags & libc::O_ACCMODE;
+    let truncate = flags & libc::O_TRUNC != 0;
     OpenMode {
         read: access != libc::O_WRONLY,
-        write: access != libc::O_RDONLY,
+        // O_TRUNC cuts whatever the access mode.
+        write: access != libc::O_RDONLY || truncate,
         append: flags & libc::O_APPEND != 0,
-        truncate: flags & libc::O_TRUNC != 0,
+        truncate,
     }
 }
+
+/// Time that a seek for data waits at most until the kernel has written its pages.
+const SEEK_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Where a write goes.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +49,15 @@ pub struct Place {
     pub append: bool,
     /// Clear suid and sgid.
     pub kill_suid: bool,
+    /// On stable storage before the answer (O_DSYNC), where the kernel does not ask for that itself.
+    pub sync: bool,
+}
+
+/// It is certain that this caller may: root, or the owner with the rights of the owner.
+fn may_open(attr: &Attr, uid: u32, mode: OpenMode) -> bool {
+    let wanted =
+        if mode.read { libc::S_IRUSR } else { 0 } | if mode.write { libc::S_IWUSR } else { 0 };
+    uid == 0 || (uid == attr.uid && attr.mode & wanted == wanted)
 }
 
 impl Vfs {
@@ -51,12 +65,21 @@ impl Vfs {
     ///
     /// # Errors
     /// EROFS below `.versions` for writing, and the like.
-    pub async fn open(&self, node: u64, flags: i32) -> VfsResult<Opened> {
+    pub async fn open(&self, node: u64, flags: i32, caller_is_root: bool) -> VfsResult<Opened> {
         let mode = mode_of(flags);
-        let changes = mode.write || mode.truncate;
         match self.node(node)? {
-            Node::Real(ino) => self.open_inode(ino, mode).await,
-            Node::Version(_) | Node::Status(_) if changes => Err(Errno(libc::EROFS)),
+            Node::Real(ino) => {
+                let opened = self.open_inode(ino, mode, flags).await?;
+                if mode.truncate
+                    && !caller_is_root
+                    && let Err(error) = self.clear_suid(ino).await
+                {
+                    self.release(opened.handle);
+                    return Err(error);
+                }
+                Ok(opened)
+            }
+            Node::Version(_) | Node::Status(_) if mode.write => Err(Errno(libc::EROFS)),
             Node::Status(StatusNode::File) => Ok(Opened {
                 handle: self.open_status(),
                 keep_pages: false,
@@ -83,7 +106,7 @@ impl Vfs {
         }
     }
 
-    async fn open_inode(&self, ino: Ino, mode: OpenMode) -> VfsResult<Opened> {
+    async fn open_inode(&self, ino: Ino, mode: OpenMode, flags: i32) -> VfsResult<Opened> {
         let append = mode.append;
         let file = self.files.open(ino, mode).await?;
         let revision = revision_of(&file);
@@ -96,7 +119,8 @@ impl Vfs {
         let handle = self.handles.add(Handle::File {
             file,
             append,
-            unread: (mode.read && self.moves_atime).then(|| AtomicBool::new(true)),
+            unread: (mode.read && self.moves_atime && flags & libc::O_NOATIME == 0)
+                .then(|| AtomicBool::new(true)),
             kept: keep_pages && !mode.write,
         });
         // The kernel places appends by the size it remembers, which another mount may have changed.
@@ -133,20 +157,22 @@ impl Vfs {
         };
         let exclusive = flags & libc::O_EXCL != 0;
         let (attr, created) = self.client.create(dir, &name, node, exclusive).await?;
+        let mode = mode_of(flags);
+        if created {
+            let truncate = false;
+            let mode = OpenMode { truncate, ..mode };
+            let opened = self.open_inode(attr.ino, mode, flags).await?;
+            return Ok((attr, opened));
+        }
+        // Somebody else made it since the kernel looked, which has not checked permissions then.
         match attr.kind {
-            FileKind::File => {}
             FileKind::Dir => return Err(Errno(libc::EISDIR)),
-            // Somebody else made it since the kernel looked: let the kernel look again.
+            FileKind::File if may_open(&attr, uid, mode) => {}
+            // The kernel looks again.
             _ => return Err(Errno(libc::ESTALE)),
         }
-        let mut mode = mode_of(flags);
-        mode.truncate &= !created;
-        let opened = self.open_inode(attr.ino, mode).await?;
-        let attr = if created {
-            attr
-        } else {
-            self.shown(self.client.getattr(attr.ino).await?).await?
-        };
+        let opened = self.open(attr.ino.0, flags, uid == 0).await?;
+        let attr = self.shown(self.client.getattr(attr.ino).await?).await?;
         Ok((attr, opened))
     }
 
@@ -199,8 +225,8 @@ impl Vfs {
     /// write(2) without waiting, if the buffer has room; `None` otherwise, nothing was taken.
     #[must_use]
     pub fn write_buffered(&self, handle: u64, place: Place, bytes: &[u8]) -> Option<VfsResult<()>> {
-        let (file, _) = self.handles.file(handle).ok()?;
-        if place.append {
+        let (file, direct) = self.handles.file(handle).ok()?;
+        if place.append || (place.sync && direct) {
             return None;
         }
         file.try_write(place.offset, bytes, place.kill_suid)
@@ -214,18 +240,34 @@ impl Vfs {
     pub async fn write(&self, handle: u64, place: Place, bytes: &[u8]) -> VfsResult<()> {
         let (file, direct) = self.handles.file(handle)?;
         let kill_suid = place.kill_suid;
-        if place.append && direct {
-            let done = file.append(bytes, kill_suid);
-            self.pages.appending(file.ino(), done).await?;
-        } else if place.append {
-            // O_APPEND was set after the open: the kernel has the bytes in pages where it took the end to
-            // be, and keeps those locked until this is answered.
-            file.append(bytes, kill_suid).await?;
+        let done = async {
+            if place.append && direct {
+                let done = file.append(bytes, kill_suid);
+                self.pages.appending(file.ino(), done).await?;
+            } else if place.append {
+                // O_APPEND was set after the open: the kernel has the bytes in pages where it took the end
+                // to be, and keeps those locked until this is answered.
+                file.append(bytes, kill_suid).await?;
+                self.pages.drop_pages(file.ino());
+            } else {
+                file.write(place.offset, bytes, kill_suid).await?;
+            }
+            match place.sync && direct {
+                true => file.fsync().await,
+                false => Ok(()),
+            }
+        };
+        let done = done.await;
+        self.kept_or_dropped(&file, done)
+    }
+
+    /// Bytes that could not be stored are not left in the kernel's pages, as if they had been.
+    fn kept_or_dropped(&self, file: &OpenFile, done: Result<(), FileError>) -> VfsResult<()> {
+        self.follow(file.ino());
+        if done.is_err() && !file.is_version() {
             self.pages.drop_pages(file.ino());
-        } else {
-            file.write(place.offset, bytes, kill_suid).await?;
         }
-        Ok(())
+        Ok(done?)
     }
 
     /// close(2) of one descriptor: what was written is on stable storage afterwards.
@@ -249,8 +291,7 @@ impl Vfs {
             }
         };
         let done = file.flush().await;
-        self.follow(file.ino());
-        Ok(done?)
+        self.kept_or_dropped(file, done)
     }
 
     /// fsync(2).
@@ -260,8 +301,7 @@ impl Vfs {
     pub async fn fsync(&self, handle: u64) -> VfsResult<()> {
         let (file, _) = self.handles.file(handle)?;
         let done = file.fsync().await;
-        self.follow(file.ino());
-        Ok(done?)
+        self.kept_or_dropped(&file, done)
     }
 
     /// The inode that a handle has open.
@@ -323,6 +363,13 @@ impl Vfs {
     /// ENXIO past the end or when there is no more data.
     pub async fn seek(&self, handle: u64, offset: u64, data: bool) -> VfsResult<u64> {
         let (file, _) = self.handles.file(handle)?;
+        if file.is_written_here() {
+            // What was stored through a mapping is in the kernel's pages only.
+            let dropped = self.pages.drop_now(file.ino());
+            if tokio::time::timeout(SEEK_WAIT_MAX, dropped).await.is_err() {
+                self.pages.drop_pages(file.ino());
+            }
+        }
         Ok(if data {
             file.seek_data(offset).await?
         } else {

@@ -3,7 +3,8 @@ use super::status::{self, StatusNode};
 use super::versions::{VERSIONS, VersionNode, VersionNodes};
 use super::{Errno, Node, Vfs, VfsResult, name};
 use dfs_core::client::{OpenMode, SetAttrArgs};
-use dfs_core::types::{Attr, FileKind, Ino, Name, SetTime, VersionInfo, VersionNo};
+use dfs_core::types::{Attr, FileKind, Ino, Name, SetTime, VersionInfo, VersionNo, without_suid};
+use dfs_core::wire::ErrorCode;
 
 /// What setattr may change.
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,7 +122,13 @@ impl Vfs {
     pub async fn getattr(&self, node: u64) -> VfsResult<Attr> {
         match self.node(node)? {
             Node::Real(Ino::ROOT) => self.root_attr().await,
-            Node::Real(ino) => self.shown(self.client.getattr(ino).await?).await,
+            Node::Real(ino) => match self.client.getattr(ino).await {
+                Ok(attr) => self.shown(attr).await,
+                Err(e) if matches!(e.code(), ErrorCode::Stale | ErrorCode::NotFound) => {
+                    self.removed.get(ino).ok_or_else(|| e.into())
+                }
+                Err(e) => Err(e.into()),
+            },
             Node::Status(node) => self.status_attr(node).await,
             Node::Version(VersionNode::Root(dir) | VersionNode::Name(dir, _)) => {
                 Ok(synthetic_dir(&self.dir_attr(dir).await?, node))
@@ -174,13 +181,19 @@ impl Vfs {
         if atime.is_some() {
             self.files.access_time_set(ino).await;
         }
-        let args = SetAttrArgs {
+        let mut args = SetAttrArgs {
             mode,
             uid,
             gid,
             atime,
             mtime,
         };
+        if nothing {
+            // Or what the kernel sends before an fallocate(2) that clears them.
+            let attr = self.client.getattr(ino).await?;
+            let kept = without_suid(attr.mode);
+            args.mode = (attr.kind == FileKind::File && kept != attr.mode).then_some(kept);
+        }
         let attr = self.client.setattr(ino, args).await?;
         if set.size.is_some() {
             return Ok(attr);
@@ -200,12 +213,9 @@ impl Vfs {
     }
 
     /// What Linux does when somebody other than root changes a file's size.
-    async fn clear_suid(&self, ino: Ino) -> VfsResult<()> {
+    pub(super) async fn clear_suid(&self, ino: Ino) -> VfsResult<()> {
         let mode = self.client.getattr(ino).await?.mode;
-        let mut kept = mode & !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
-            kept &= !libc::S_ISGID;
-        }
+        let kept = without_suid(mode);
         if kept != mode {
             let args = SetAttrArgs {
                 mode: Some(kept),

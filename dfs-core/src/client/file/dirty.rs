@@ -26,6 +26,11 @@ impl Dirty {
         self.chunks.is_empty()
     }
 
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn since(&self) -> Option<Time> {
         self.since
     }

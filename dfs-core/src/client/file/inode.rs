@@ -47,6 +47,7 @@ pub(super) struct Flight {
     pub bytes: u64,
     /// Sets an absolute size.
     pub sizes: bool,
+    pub kill_suid: bool,
     pub outcome: Outcome,
 }
 
@@ -118,6 +119,16 @@ impl State {
     /// There are local changes that are not committed.
     pub fn is_pending(&self) -> bool {
         self.replace.is_some() || !self.dirty.is_empty() || !self.flights.is_empty()
+    }
+
+    /// Bytes written that are not committed.
+    pub fn pending_bytes(&self) -> u64 {
+        self.dirty.bytes() + self.flights.iter().map(|f| f.bytes).sum::<u64>()
+    }
+
+    /// What is not committed clears suid and sgid.
+    pub fn kills_suid(&self) -> bool {
+        self.kill_suid || self.flights.iter().any(|f| f.kill_suid)
     }
 
     /// A writing period is over, all of it is decided, and nobody cuts its version yet.

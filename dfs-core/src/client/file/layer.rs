@@ -7,7 +7,7 @@ use super::config::FileConfig;
 use super::error::{FileError, FileResult};
 use super::get_task::SharedLatencies;
 use super::inode::{Inode, State};
-use crate::types::{Attr, Ino, LogIndex, PgMap, Revision, VersionNo};
+use crate::types::{Attr, Ino, LogIndex, PgMap, Revision, VersionNo, without_suid};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,6 +186,12 @@ impl FileLayer {
         }
         if state.is_pending() {
             attr.size = state.size;
+            // None of it is a hole, wherever it will lie.
+            let most = attr.size.max(attr.allocated);
+            attr.allocated = (attr.allocated + state.pending_bytes()).min(most);
+            if state.kills_suid() {
+                attr.mode = without_suid(attr.mode);
+            }
             if let Some(mtime) = state.mtime {
                 attr.mtime = mtime;
                 attr.ctime = attr.ctime.max(mtime);

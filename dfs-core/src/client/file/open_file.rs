@@ -285,6 +285,12 @@ impl OpenFile {
         self.seek(offset, true).await
     }
 
+    /// This mount has the file open for writing.
+    #[must_use]
+    pub fn is_written_here(&self) -> bool {
+        self.inode.state().writers > 0
+    }
+
     /// Nothing to flush and no error to report: [`flush`](Self::flush) would return at once.
     #[must_use]
     pub fn is_clean(&self) -> bool {

@@ -78,8 +78,10 @@ impl FileLayer {
             | PutChange::Compact { .. } => {}
         }
         effects.extend(ranges.iter().map(|(at, b)| Effect::Bytes(*at, b.clone())));
+        let kill_suid = std::mem::take(&mut state.kill_suid);
         let flight = Flight {
             seq: state.next_flight,
+            kill_suid,
             effects: Arc::new(effects),
             bytes: ranges.iter().map(|r| r.1.len() as u64).sum(),
             sizes: matches!(
@@ -99,7 +101,6 @@ impl FileLayer {
             state.seals.push(token);
         }
         let mtime = state.mtime;
-        let kill_suid = std::mem::take(&mut state.kill_suid);
         let cut = Cut {
             flight,
             change,

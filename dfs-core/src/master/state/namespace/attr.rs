@@ -5,20 +5,9 @@ use super::tx::Tx;
 use super::{XATTR_KEY_MAX, XATTR_TOTAL_MAX, XATTR_VALUE_MAX};
 use crate::master::state::ApplyError;
 use crate::store::{Kv, KvRead};
-use crate::types::{FileKind, Ino, SetTime, Timestamp};
+use crate::types::{FileKind, Ino, SetTime, Timestamp, without_suid};
 use crate::wire::mutation::{ACCESSED_MAX, XattrMode};
 use crate::wire::{ErrorCode, MutationOk, WireError};
-
-const SUID: u32 = 0o4000;
-const SGID: u32 = 0o2000;
-const GROUP_EXEC: u32 = 0o010;
-
-/// The mode after a change that takes special rights away: suid always, sgid only where it means
-/// execution rights (with group execute; else it marks mandatory locking and stays).
-pub(super) fn without_suid(mode: u32) -> u32 {
-    let sgid = if mode & GROUP_EXEC != 0 { SGID } else { 0 };
-    mode & !(SUID | sgid)
-}
 
 /// The time that a request means.
 pub(super) fn resolve(tx: &Tx<'_>, time: SetTime) -> Timestamp {

@@ -23,7 +23,7 @@ use crate::master::state::ctx::acks_are_good;
 use crate::master::state::{ApplyError, StateError};
 use crate::types::layout::CROWDED_EXTENTS;
 use crate::types::{
-    ChunkNo, FileKind, Ino, ObjectId, ObjectSum, PgId, Revision, SetTime, Timestamp,
+    ChunkNo, FileKind, Ino, ObjectId, ObjectSum, PgId, Revision, SetTime, Timestamp, without_suid,
 };
 use crate::wire::master::Note;
 use crate::wire::{Change, Commit, ErrorCode, MutationOk, PutExtent, WireError};
@@ -66,7 +66,7 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
         inode.mtime = attr::resolve(tx, time);
     }
     if commit.kill_suid {
-        inode.mode = attr::without_suid(inode.mode);
+        inode.mode = without_suid(inode.mode);
     }
     tx.put_inode(ino, &inode)?;
     if let Some(may_have_pins) = begun {
