@@ -19,7 +19,8 @@ pub(super) fn system_time(t: Timestamp) -> SystemTime {
 /// A time of setattr.
 pub(super) fn set_time(t: TimeOrNow) -> SetTime {
     match t {
-        TimeOrNow::Now => SetTime::Now,
+        // By the clock of what this mount writes, or a file that is touched after it may be older.
+        TimeOrNow::Now => SetTime::At(timestamp(SystemTime::now())),
         TimeOrNow::SpecificTime(t) => SetTime::At(timestamp(t)),
     }
 }

@@ -19,6 +19,7 @@ pub mod locks;
 pub mod lookup;
 pub mod namespace;
 pub mod pages;
+mod removed;
 mod shown;
 pub mod status;
 pub mod versions;
@@ -101,6 +102,7 @@ pub struct Vfs {
     pub(crate) pages: Arc<Pages>,
     pub(crate) root: Mutex<status::Root>,
     pub(crate) waits: Waits,
+    pub(crate) removed: removed::Removed,
     /// Reads move access times (`relatime`).
     pub(crate) moves_atime: bool,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
@@ -119,6 +121,7 @@ impl Vfs {
             pages,
             root: Mutex::default(),
             waits: Waits::default(),
+            removed: removed::Removed::default(),
             moves_atime: true,
             statfs: Mutex::new(None),
         }
@@ -190,6 +193,8 @@ impl Vfs {
     pub fn forget(&self, node: u64, count: u64) {
         if versions::is_synthetic(node) {
             self.nodes.forget(node, count);
+        } else {
+            self.removed.forget(Ino(node));
         }
     }
 }

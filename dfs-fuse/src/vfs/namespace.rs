@@ -47,8 +47,18 @@ impl Vfs {
         if bytes == VERSIONS {
             return Err(Errno(libc::EISDIR));
         }
-        self.client.unlink(dir, &name(bytes)?, false).await?;
+        let name = name(bytes)?;
+        let victim = self.client.cached_lookup(dir, &name).flatten();
+        self.client.unlink(dir, &name, false).await?;
+        self.remember_removed(victim);
         Ok(())
+    }
+
+    fn remember_removed(&self, victim: Option<Attr>) {
+        let last = |attr: &Attr| attr.nlink == 1 || attr.kind == FileKind::Dir;
+        if let Some(attr) = victim.filter(last) {
+            self.removed.remember(attr);
+        }
     }
 
     /// rmdir(2).
@@ -60,7 +70,10 @@ impl Vfs {
         if bytes == VERSIONS {
             return Err(Errno(libc::EPERM));
         }
-        self.client.rmdir(dir, &name(bytes)?).await?;
+        let name = name(bytes)?;
+        let victim = self.client.cached_lookup(dir, &name).flatten();
+        self.client.rmdir(dir, &name).await?;
+        self.remember_removed(victim);
         Ok(())
     }
 
@@ -89,9 +102,15 @@ impl Vfs {
         }
         let (from, to) = (self.writable(from)?, self.writable(to)?);
         let (from_name, to_name) = (new_name(from, from_name)?, new_name(to, to_name)?);
+        let victim = self.client.cached_lookup(to, &to_name).flatten();
+        let moved = self.client.cached_lookup(from, &from_name).flatten();
         self.client
             .rename(from, &from_name, to, &to_name, mode)
             .await?;
+        let is_same = moved.is_some_and(|m| victim.as_ref().is_some_and(|v| v.ino == m.ino));
+        if mode == RenameMode::Replace && !is_same {
+            self.remember_removed(victim);
+        }
         Ok(())
     }
 

@@ -373,6 +373,90 @@ def appends_and_places():
 
 
 @probe
+def before_it_is_committed():
+    write("f", b"content")
+    fd = os.open("f", os.O_RDONLY | os.O_TRUNC)
+    tell("cut by a reader", (os.fstat(fd).st_size, os.stat("f").st_size, content("f")))
+    os.close(fd)
+    with open("g", "wb", buffering=0) as g:
+        g.write(b"x" * 65536)
+        tell("blocks of what was just written", os.stat("g").st_blocks > 0)
+        os.fchmod(g.fileno(), 0o666)
+    fd = os.open("sparse", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 1 << 20)
+    with mmap.mmap(fd, 1 << 20) as m:
+        m[500_000] = 1
+        tell("data in a mapping", os.lseek(fd, 0, os.SEEK_DATA) <= 500_000)
+        m[10] = 1
+        tell("and more of it", os.lseek(fd, 0, os.SEEK_DATA))
+    os.close(fd)
+    fine_sleep()
+    fd = os.open("g", os.O_RDONLY | os.O_NOATIME)
+    before = os.fstat(fd).st_atime_ns
+    os.pread(fd, 10, 0)
+    tell("read without a trace", os.fstat(fd).st_atime_ns == before)
+    os.close(fd)
+
+
+@probe
+def special_rights():
+    def mode(path):
+        return oct(os.stat(path).st_mode & 0o7777)
+
+    def fresh():
+        write("s", b"program")
+        os.chmod("s", 0o6777)
+
+    def cut():
+        os.close(os.open("s", os.O_WRONLY | os.O_TRUNC))
+
+    def written():
+        fd = os.open("s", os.O_WRONLY)
+        os.write(fd, b"x")
+        seen = oct(os.fstat(fd).st_mode & 0o7777)
+        os.close(fd)
+        return seen
+
+    def grown():
+        fd = os.open("s", os.O_WRONLY)
+        os.posix_fallocate(fd, 0, 100)
+        os.close(fd)
+
+    os.chmod(".", 0o777)
+    for f in (cut, written, grown):
+        fresh()
+        tell(f.__name__, (as_user(1000, f), mode("s")))
+    fresh()
+    os.chown("s", -1, -1)
+    tell("chown to nobody", mode("s"))
+
+
+@probe
+def removed_and_held():
+    os.mkfifo("p")
+    os.mkdir("d")
+    write("f", b"content")
+    fds = [os.open("p", os.O_RDWR), os.open("d", os.O_PATH), os.open("f", os.O_PATH)]
+    os.remove("p")
+    os.rmdir("d")
+    os.remove("f")
+    os.mkdir("here")
+    was = os.getcwd()
+    os.chdir("here")
+    os.rmdir(was + "/here")
+    # Longer than a cluster remembers what nobody has open.
+    threading.Event().wait(2.5)
+    for fd in fds:
+        st = os.fstat(fd)
+        tell("found", (stat.S_IFMT(st.st_mode), st.st_nlink))
+    tell("where we are", attempt(lambda: os.stat(".").st_nlink))
+    tell("nothing here", attempt(os.open, "x", os.O_RDONLY))
+    os.chdir(was)
+    for fd in fds:
+        os.close(fd)
+
+
+@probe
 def copies():
     data = bytes(range(256)) * 8192
     write("from", data)
