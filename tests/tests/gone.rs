@@ -98,6 +98,18 @@ fn a_mountpoint_left_by_a_killed_mount_is_taken_over() {
     assert!(!is_mounted(&path));
 }
 
+/// A mount in the background, which goes also when the test fails.
+struct Background(std::path::PathBuf);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if is_mounted(&self.0) {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            let _ = rustix::mount::unmount(&self.0, flags);
+        }
+    }
+}
+
 #[test]
 fn regression_what_was_started_from_below_a_mount_does_not_keep_it_busy() {
     if !fuse_or_skip("regression_what_was_started_from_below_a_mount_does_not_keep_it_busy") {
@@ -108,6 +120,7 @@ fn regression_what_was_started_from_below_a_mount_does_not_keep_it_busy() {
     let mount = Mount::new(&cluster, "mnt").unwrap();
     let second = cluster.scratch().join("second");
     std::fs::create_dir(&second).unwrap();
+    let _gone_at_the_end = Background(second.clone());
     for (program, args) in [
         ("dfs-tools", vec!["dev", "kill", "3"]),
         ("dfs-tools", vec!["dev", "start", "3"]),
