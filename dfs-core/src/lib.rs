@@ -11,6 +11,7 @@ pub mod membership;
 pub mod net;
 pub mod placement;
 pub mod replica;
+pub mod rescue;
 pub mod store;
 pub mod types;
 pub mod wire;

@@ -111,6 +111,13 @@ pub struct StoreConfig {
     pub reserve_percent: u8,
     /// Memory for the store's tables, in MiB.
     pub cache_mib: usize,
+    /// For tests only: every operation of the store's disk takes so much longer, in milliseconds.
+    pub test_slow_disk_ms: u64,
+    /// Every byte is read again and verified within this time, in hours, 1 to 8760.
+    pub scrub_period_hours: u32,
+    /// A snapshot of the namespace is kept every so many seconds, for `dfs-tools rescue`; 0: never
+    /// by itself.
+    pub namespace_snapshot_secs: u64,
 }
 
 impl Default for StoreConfig {
@@ -119,6 +126,9 @@ impl Default for StoreConfig {
             capacity_bytes: 0,
             reserve_percent: 5,
             cache_mib: 16,
+            test_slow_disk_ms: 0,
+            scrub_period_hours: 7 * 24,
+            namespace_snapshot_secs: 3600,
         }
     }
 }
@@ -139,6 +149,21 @@ pub struct RepairConfig {
     pub history_secs: u64,
     /// `true`: slower to accuse, for hosts with more runnable threads than cores.
     pub busy_host: bool,
+    /// What a node that comes back with data does about the replicas it still counts for.
+    pub rejoin: Rejoin,
+}
+
+/// What a node that comes back with data does about the replicas it still counts for. Those that
+/// were re-replicated while it was away are wiped either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rejoin {
+    /// Copies what changed while it was away.
+    #[default]
+    Keep,
+    /// Replaces all of them by copies of the others', a few placement groups at a time, and never
+    /// gives up a copy before the new one is durable.
+    Wipe,
 }
 
 impl Default for RepairConfig {
@@ -150,6 +175,7 @@ impl Default for RepairConfig {
             delete_grace_ms: 30_000,
             history_secs: 24 * 3600,
             busy_host: false,
+            rejoin: Rejoin::default(),
         }
     }
 }
@@ -285,6 +311,12 @@ impl Config {
             "store.reserve_percent",
             reserve,
             "0 to 50",
+        )?;
+        range(
+            (1..=8760).contains(&self.store.scrub_period_hours),
+            "store.scrub_period_hours",
+            self.store.scrub_period_hours.to_string(),
+            "must be 1 to 8760",
         )?;
         range(
             self.zone.len() <= 32,

@@ -4,6 +4,7 @@
 //! DIR/cluster.key     the key (every program that talks to the cluster needs it)
 //! DIR/seeds           one address per line: where programs find the cluster
 //! DIR/dev.toml        the configuration the daemons are started with
+//! DIR/node1.toml      instead of that for node 1, if it exists
 //! DIR/node1/ ...      data directories
 //! DIR/node1.log       what node 1 says
 //! DIR/node1.pid       its process, while it runs on its own
@@ -59,6 +60,17 @@ impl DevDir {
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.root.join("dev.toml")
+    }
+
+    /// The configuration file of node `i` (from 1): its own if there is one.
+    #[must_use]
+    pub fn config_of(&self, i: u8) -> PathBuf {
+        let own = self.root.join(format!("node{i}.toml"));
+        if own.exists() {
+            own
+        } else {
+            self.config_file()
+        }
     }
 
     /// Data directory of node `i` (from 1).

@@ -1,13 +1,18 @@
 //! Hands what arrives on the network to whom it is for.
+use crate::driver::disk_use::disk_use;
 use crate::driver::gossip::GossipHandle;
 use crate::driver::master::MasterHandle;
+use crate::driver::namespace::NamespaceKeeper;
 use crate::driver::node_service::NodeService;
 use crate::driver::replica::ReplicaHandle;
 use bytes::Bytes;
 use dfs_core::net::server::{Handler, ServerHandle};
+use dfs_core::types::LogIndex;
 use dfs_core::wire::rpc::{ConnId, Reply, ReplyTo};
-use dfs_core::wire::{NodeRequest, NodeResponse, Request, Response};
+use dfs_core::wire::{ErrorCode, NodeRequest, NodeResponse, Request, Response, WireError};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// See the [module docs](self).
@@ -22,6 +27,8 @@ pub struct Router {
     pub master: MasterHandle,
     /// Membership, for leaving.
     pub gossip: GossipHandle,
+    /// The store's snapshots of the namespace.
+    pub namespace: NamespaceKeeper,
     /// Told when the daemon shall stop because somebody said so.
     pub stop: Arc<Notify>,
     /// For work that waits.
@@ -40,8 +47,38 @@ impl Router {
         }
         match request {
             NodeRequest::Leave => self.leave(from),
+            NodeRequest::DiskUse => self.disk_use(from),
+            NodeRequest::StoreNamespace { index } => self.store_namespace(from, index),
             request => self.master.node_request(from, request),
         }
+    }
+
+    /// Takes a snapshot of the namespace and answers when it is durable.
+    fn store_namespace(&self, from: ReplyTo, index: LogIndex) {
+        let (keeper, server) = (self.namespace.clone(), self.server.clone());
+        self.runtime.spawn(async move {
+            let stored = keeper.take(index, Duration::ZERO).await;
+            let body = stored.map(|stored| Response::Node(NodeResponse::NamespaceStored(stored)));
+            server.reply(Reply {
+                to: from,
+                body,
+                payload: Vec::new(),
+            });
+        });
+    }
+
+    /// Walks the data directory, which takes a while.
+    fn disk_use(&self, from: ReplyTo) {
+        let (server, data_dir) = (self.server.clone(), self.node.data_dir().to_owned());
+        self.runtime.spawn_blocking(move || {
+            let used = disk_use(Path::new(&data_dir)).map(NodeResponse::DiskUse);
+            let refused = |e: std::io::Error| WireError::new(ErrorCode::Internal, e.to_string());
+            server.reply(Reply {
+                to: from,
+                body: used.map(Response::Node).map_err(refused),
+                payload: Vec::new(),
+            });
+        });
     }
 
     /// Says goodbye to the other members, answers, and asks the daemon to stop.
@@ -60,7 +97,7 @@ impl Router {
                 payload: Vec::new(),
             });
             // The answer is on its way before the connections close.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             stop.notify_one();
         });
     }

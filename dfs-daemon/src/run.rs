@@ -6,11 +6,14 @@
 //! 8. accepting connections. Stopping goes the other way: no new requests; the voter hands its lead
 //! over; the replica finishes what waits for the disk.
 use crate::bootstrap;
-use crate::config::Config;
+use crate::config::{Config, Rejoin};
+use crate::driver::WatchedDisk;
+use crate::driver::ballast::{Ballast, GuardedDisk};
 use crate::driver::calls::Calls;
 use crate::driver::gossip::{self, GossipConfig, GossipHandle};
 use crate::driver::leader_book::LeaderBook;
 use crate::driver::master::{MasterDriver, MasterSetup};
+use crate::driver::namespace::NamespaceKeeper;
 use crate::driver::node_service::{NodeFacts, NodeService};
 use crate::driver::replica::{CallDone, Caller, ReplicaDriver, ReplicaDriverConfig, ReplicaHandle};
 use crate::router::Router;
@@ -23,7 +26,7 @@ use dfs_core::net::handshake::{Credentials, Purpose};
 use dfs_core::net::pool::{Pool, PoolConfig};
 use dfs_core::net::server::{Server, ServerConfig, ServerHandle};
 use dfs_core::replica::ReplicaConfig;
-use dfs_core::store::{Disk, FileDisk, StoreDir, StoreOptions};
+use dfs_core::store::{Disk, FileDisk, StoreDir, StoreOptions, TableCounts};
 use dfs_core::types::{NodeId, StoreId};
 use dfs_core::wire::Push;
 use dfs_core::wire::rpc::Call;
@@ -42,6 +45,11 @@ pub struct Daemon {
     gossip: GossipHandle,
     replica: ReplicaDriver,
     master: MasterDriver,
+    ballast: Arc<Ballast>,
+    /// Keeps the ballast.
+    keeper: tokio::task::JoinHandle<()>,
+    /// Takes namespace snapshots.
+    snapshots: Option<tokio::task::JoinHandle<()>>,
     stop: Arc<Notify>,
     addr: SocketAddr,
 }
@@ -80,15 +88,21 @@ impl Daemon {
             .with_context(|| format!("cannot listen on {} (TCP)", config.listen))?;
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data directory {}", config.data.display()))?;
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&config.data)?);
+        let bare: Arc<dyn Disk> = Arc::new(FileDisk::open(&config.data)?);
+        let capacity = config.store.capacity_bytes;
+        let ballast = Ballast::open(Arc::clone(&bare), (capacity > 0).then_some(capacity))?;
+        let hasty = GuardedDisk::hasty(Arc::clone(&bare), Arc::clone(&ballast));
+        let hasty: Arc<dyn Disk> = Arc::new(hasty);
+        let disk: Arc<dyn Disk> = Arc::new(GuardedDisk::new(bare, Arc::clone(&ballast)));
         let begins = config.bootstrap
             && bootstrap::decide(&*disk, &config.data, &config.key_file, config.key_unused)?;
         let key = load_key(config, begins)?;
         let cluster = key.cluster_id();
-        let dir = open_store(config, &key)?;
+        let table_counts = Arc::<TableCounts>::default();
+        let dir = open_store(config, &key, table_counts.clone(), &ballast)?;
         let fresh = NodeId(rand::random());
         let path = NodeIdentityFile::PATH;
-        let identity = NodeIdentityFile::open(disk.clone(), path, fresh, unix_ms())?;
+        let identity = NodeIdentityFile::open(hasty.clone(), path, fresh, unix_ms())?;
         let (node, store) = (identity.id(), dir.meta.store);
         let addr = config.advertise.unwrap_or(listener.local_addr()?);
         let bandwidth = Arc::new(Bandwidth::new(boottime()));
@@ -98,7 +112,7 @@ impl Daemon {
             identity,
             &key,
             cluster,
-            disk.clone(),
+            hasty.clone(),
             bandwidth.clone(),
         )?;
 
@@ -115,7 +129,9 @@ impl Daemon {
                 key: key.clone(),
                 cluster: Some(cluster),
             };
+            let doubting = gossip.clone();
             Pool::new(credentials, options, PoolConfig::default())
+                .telling_of_trouble(Arc::new(move |addr| doubting.doubt(addr)))
         };
         let metadata = pool(
             Purpose::General,
@@ -134,7 +150,17 @@ impl Daemon {
         let mut machine = ReplicaConfig::new(store, node, incarnation, addr);
         machine.zone.clone_from(&config.zone);
         machine.device = device_of(&config.data)?;
+        if config.store.capacity_bytes > 0 {
+            // A part of the device that is its own is shared with nobody.
+            machine.device ^= (node.0 as u64).rotate_left(1) | 1;
+        }
         machine.waiting_bytes_max = WAITING_BYTES_MAX;
+        let hours = u64::from(config.store.scrub_period_hours);
+        machine.scrub_period = Duration::from_secs(hours * 3600);
+        machine.table_counts = table_counts.clone();
+        let voting = machine.voting.clone();
+        machine.rejoin_wipe = config.repair.rejoin == Rejoin::Wipe;
+        machine.set_aside.clone_from(&dir.set_aside);
         let replica = ReplicaDriver::start(
             dir,
             machine,
@@ -151,7 +177,12 @@ impl Daemon {
             cluster,
             config: config.clone(),
             bootstrap: begins,
-            disk: disk.clone(),
+            // A voter that waited for room would go on leading without a log: it ends, another leads, and
+            // it comes back when there is room.
+            disk: hasty,
+            table_counts,
+            ballast: ballast.size(),
+            voting: voting.clone(),
         };
         let master = MasterDriver::start(setup, server.clone(), calls, book.clone())?;
         let stop = Arc::new(Notify::new());
@@ -162,13 +193,17 @@ impl Daemon {
             data_dir: config.data.display().to_string(),
             tcp: addr,
         };
-        let raft_id = master.raft_id();
+        let ids = (cluster, store);
+        let namespace = NamespaceKeeper::new(ids, book.clone(), replica.handle());
+        let every = Duration::from_secs(config.store.namespace_snapshot_secs);
+        let snapshots = (!every.is_zero()).then(|| runtime.spawn(namespace.clone().run(every)));
         let router = Router {
             server: server.clone(),
-            node: NodeService::new(facts, gossip.clone(), bandwidth, book.clone(), raft_id),
+            node: NodeService::new(facts, gossip.clone(), bandwidth, book.clone(), voting),
             replica: replica.handle(),
             master: master.handle(),
             gossip: gossip.clone(),
+            namespace,
             stop: stop.clone(),
             runtime: runtime.clone(),
         };
@@ -185,6 +220,9 @@ impl Daemon {
             gossip,
             replica,
             master,
+            keeper: runtime.spawn(Arc::clone(&ballast).keep()),
+            ballast,
+            snapshots,
             stop,
             addr,
         })
@@ -201,6 +239,11 @@ impl Daemon {
         self.stop.notified().await;
     }
 
+    /// Returns when the store was met damaged beyond use: a new start sets it aside.
+    pub async fn store_lost(&self) {
+        self.replica.lost().notified().await;
+    }
+
     /// Stops without leaving the cluster: it is expected back.
     pub async fn stop(self) {
         let Self {
@@ -208,9 +251,18 @@ impl Daemon {
             gossip,
             replica,
             master,
+            ballast,
+            keeper,
+            snapshots,
             ..
         } = self;
+        keeper.abort();
+        if let Some(task) = snapshots {
+            task.abort();
+        }
         let stopped = tokio::task::spawn_blocking(move || {
+            // Nothing waits for room any more.
+            ballast.stop();
             master.stop();
             drop(server);
             gossip.stop();
@@ -242,7 +294,12 @@ fn load_key(config: &Config, begins: bool) -> anyhow::Result<ClusterKey> {
     Ok(ClusterKey::load(path)?)
 }
 
-fn open_store(config: &Config, key: &ClusterKey) -> anyhow::Result<StoreDir> {
+fn open_store(
+    config: &Config,
+    key: &ClusterKey,
+    table_counts: Arc<TableCounts>,
+    ballast: &Arc<Ballast>,
+) -> anyhow::Result<StoreDir> {
     let root = config.data.join("store");
     let is_empty = !root.exists();
     if is_empty && !config.bootstrap && config.join.is_empty() {
@@ -253,14 +310,26 @@ fn open_store(config: &Config, key: &ClusterKey) -> anyhow::Result<StoreDir> {
     }
     std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
     let capacity = config.store.capacity_bytes;
+    let defaults = StoreOptions::default();
+    // What is written with a full device must fit the ballast: twice a flush, as tables are kept
+    // twice, and a segment of the journal.
+    let part = |of| usize::try_from(ballast.size() / of).unwrap_or(usize::MAX);
     let options = StoreOptions {
+        flush_bytes: defaults.flush_bytes.min(part(4)),
+        segment_bytes: defaults.segment_bytes.min(ballast.size() / 8).max(64 << 10),
         reserve_permille: u64::from(config.store.reserve_percent) * 10,
         capacity_bytes: (capacity > 0).then_some(capacity),
         cache_bytes: config.store.cache_mib.max(1) << 20,
-        ..StoreOptions::default()
+        table_counts,
+        is_only_copy: config.cluster.copies == 1,
     };
     let fresh = StoreId(rand::random());
-    StoreDir::open(&root, key.cluster_id(), fresh, options)
+    let delay = Duration::from_millis(config.store.test_slow_disk_ms);
+    let watched = |disk| {
+        let guarded = Arc::new(GuardedDisk::new(disk, Arc::clone(ballast)));
+        Arc::new(WatchedDisk::new(guarded, delay)) as Arc<dyn Disk>
+    };
+    StoreDir::open_on(&root, key.cluster_id(), fresh, options, watched)
         .with_context(|| format!("store {}", root.display()))
 }
 

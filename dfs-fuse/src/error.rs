@@ -17,7 +17,7 @@ pub fn errno(code: ErrorCode) -> i32 {
         C::NotEmpty => libc::ENOTEMPTY,
         C::Invalid => libc::EINVAL,
         C::NameTooLong => libc::ENAMETOOLONG,
-        C::NoSpace => libc::ENOSPC,
+        C::NoSpace | C::Freeing => libc::ENOSPC,
         C::TooManyLinks => libc::EMLINK,
         C::CrossDevice => libc::EXDEV,
         C::NoData => libc::ENODATA,

@@ -8,7 +8,7 @@
 use crate::adapter::{Adapter, SESSION_THREADS, invalidate};
 use crate::cli::Options;
 use crate::vfs::Vfs;
-use crate::vfs::pages::Pages;
+use crate::vfs::pages::{NOTIFY_THREADS, Pages};
 use anyhow::{Context, bail};
 use dfs_core::client::{CacheListener, Client, ClientConfig, FileLayer};
 use fuser::{Config, Session, SessionACL};
@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// How long an ordinary unmount is tried before force.
 const UNMOUNT_GRACE: Duration = Duration::from_secs(5);
-/// Threads that tell the kernel to drop pages.
-const NOTIFY_THREADS: usize = 3;
 /// Pages read ahead per file, in KiB.
 const READ_AHEAD_KB: &str = "1024";
 

@@ -52,6 +52,8 @@ fn start_log() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // A log on a full device loses lines; complaining of that would end the thread.
+        .log_internal_errors(false)
         .try_init();
 }
 

@@ -292,6 +292,7 @@ impl Both {
             append: false,
             kill_suid: false,
             sync: false,
+            direct: false,
         };
         let ours = match self.vfs.write_buffered(open.handle, place, &bytes) {
             Some(done) => errno(done),

@@ -182,6 +182,7 @@ fn a_prepare_whose_bytes_do_not_fit_their_sums_stores_nothing() {
             sums: BlockSums::of(&good),
             has_bytes: true,
         }],
+        about: None,
     };
     let held = |probe: &mut Probe| probe.usage(1).unwrap().objects;
     let before = held(&mut probe);

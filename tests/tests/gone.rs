@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 use dfs_tests::proc::mount::is_mounted;
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, wait_for};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -132,10 +133,32 @@ fn regression_what_was_started_from_below_a_mount_does_not_keep_it_busy() {
     }
     mount.unmount().unwrap();
     std::fs::write(second.join("f"), b"still there").unwrap();
-    let unmounted = std::process::Command::new("umount").arg(&second).status();
+    let unmounted = Command::new("umount").arg(&second).status();
     assert!(unmounted.unwrap().success());
     assert!(!is_mounted(&second));
 }
+
+/// Writes the second page of a file through io_submit(2) with O_DIRECT and O_DSYNC, and keeps it
+/// open: a close would store it.
+const AIO_DSYNC: &str = r#"
+import ctypes, mmap, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+setup, submit, getevents = (206, 209, 208) if os.uname().machine == "x86_64" else (0, 2, 4)
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT | os.O_DSYNC)
+page = mmap.mmap(-1, 4096)
+page[:] = b"Z" * 4096
+at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+context = ctypes.c_ulong(0)
+assert libc.syscall(setup, 8, ctypes.byref(context)) == 0
+block = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 0, 0, 0, 1, 0, fd, at, 4096, 4096, 0, 0, 0), 64)
+blocks = (ctypes.c_void_p * 1)(ctypes.addressof(block))
+assert libc.syscall(submit, context, ctypes.c_long(1), blocks) == 1
+event = ctypes.create_string_buffer(32)
+assert libc.syscall(getevents, context, ctypes.c_long(1), ctypes.c_long(1), event, None) == 1
+assert struct.unpack("<QQqq", event.raw)[2] == 4096
+print("acknowledged", flush=True)
+sys.stdin.read()
+"#;
 
 #[test]
 fn regression_a_record_appended_synchronously_outlives_its_mount() {
@@ -154,9 +177,23 @@ fn regression_a_record_appended_synchronously_outlives_its_mount() {
     let mut log = options.open(mount.join("log")).unwrap();
     log.write_all(b"first\n").unwrap();
     log.write_all(b"second\n").unwrap();
+    let data = mount.join("data");
+    std::fs::write(&data, [0; 8192]).unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-c", AIO_DSYNC]).arg(&data);
+    python.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut writer = python.spawn().unwrap();
+    let mut said = String::new();
+    let out = writer.stdout.take().unwrap();
+    BufReader::new(out).read_line(&mut said).unwrap();
     mount.crash().unwrap();
     drop(log);
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert_eq!(said, "acknowledged\n");
     let again = Mount::new(&cluster, "mnt").unwrap();
+    let stored = std::fs::read(again.join("data")).unwrap();
+    assert_eq!((stored[4095], stored[4096]), (0, b'Z'));
     assert_eq!(
         std::fs::read(again.join("log")).unwrap(),
         b"first\nsecond\n"

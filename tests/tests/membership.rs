@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SECOND: Duration = Duration::from_secs(1);
-const KILLS: usize = 30;
+const KILLS: usize = 16;
 const NODES: u8 = 5;
 
 fn unix_ms() -> u64 {

@@ -175,6 +175,11 @@ fn a_file_without_its_quorum_fails_in_time_and_others_work() {
         std::fs::write(mount.join(format!("f{i}")), content(i)).unwrap();
     }
     mount.unmount().unwrap();
+    wait_for("nothing is being moved", Duration::from_secs(20), || {
+        let status = cluster.status().unwrap_or_default();
+        status["pgs"]["active"] == 256
+    })
+    .unwrap();
     cluster.tools(&["repair", "pause"]).unwrap();
     let voters = cluster.voters().unwrap();
     let victims: Vec<u8> = (1..=5).filter(|n| !voters.contains(n)).collect();
@@ -264,4 +269,58 @@ fn a_file_without_its_quorum_fails_in_time_and_others_work() {
         assert!(got.starts_with(&content(*i)), "f{i}");
     }
     again.unmount().unwrap();
+}
+
+/// A voter whose log is damaged is set aside, its store serves on, and the group had two voters of
+/// three for ever.
+#[test]
+fn regression_a_voter_with_a_damaged_log_votes_again_under_a_new_id() {
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let raft_id = |i: u8| {
+        let identity = cluster.json(&["id", &i.to_string()]).ok()?;
+        identity["raft_id"].as_u64()
+    };
+    wait_for("three voters", 20 * SECOND, || {
+        (1..=3).all(|i| raft_id(i).is_some()) && cluster.voters().is_ok_and(|v| v.len() == 3)
+    })
+    .unwrap();
+    let leader = cluster.leader().unwrap();
+    let victim = (1..=3).find(|i| *i != leader).unwrap();
+    let before = raft_id(victim).unwrap();
+    let node = cluster.nodes().unwrap().into_iter();
+    let dir = node.clone().find(|n| n.node == victim).unwrap().data_dir;
+    cluster.kill(victim).unwrap();
+    let segment = std::fs::read_dir(dir.join("raft")).unwrap();
+    let segment = segment
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("seg-"))
+        .unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(segment)
+        .unwrap();
+    let (mut byte, at) = ([0], 4096 + 40);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    cluster.restart(victim).unwrap();
+    let begun = Instant::now();
+    wait_for("a new id", 30 * SECOND, || {
+        raft_id(victim).is_some_and(|id| id > before)
+    })
+    .unwrap();
+    cluster.wait_health("HEALTHY", 30 * SECOND).unwrap();
+    println!("figures: voting again after {:?}", begun.elapsed());
+    assert_eq!(cluster.voters().unwrap(), [1, 2, 3]);
+    assert!(dir.join("voter.damaged-1/raft.member").exists());
+    // It counts: the group does without another one.
+    let other = (1..=3).find(|i| ![leader, victim].contains(i)).unwrap();
+    cluster.kill(other).unwrap();
+    wait_for("a leader without it", 20 * SECOND, || {
+        cluster
+            .status()
+            .is_ok_and(|s| s["stores"].as_array().is_some())
+    })
+    .unwrap();
 }

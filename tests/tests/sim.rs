@@ -4,7 +4,7 @@ use dfs_tests::sim::{Bug, Counts, Settings, run};
 use std::ops::Range;
 use std::time::Instant;
 
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 200;
 /// Seeds a planted bug may take: all but a store that fences late, which one seed in 400 catches, need
 /// fewer than 100.
 const BUG_SEEDS: u64 = 1000;

@@ -82,8 +82,15 @@ pub enum Command {
     Id(commands::node::IdArgs),
     /// Make a node leave the cluster and stop
     Leave(commands::node::LeaveArgs),
-    /// Take a node out of service for good: its data moves elsewhere
-    Forget(commands::node::ForgetArgs),
+    /// Empty a node: its data moves elsewhere, and nothing new comes to it
+    #[command(alias = "forget")]
+    Drain(commands::retire::DrainArgs),
+    /// Say by exit code whether a node can be stopped without anything becoming unavailable
+    SafeToStop(commands::retire::StopArgs),
+    /// Forget an empty, stopped node for good
+    Remove(commands::retire::RemoveArgs),
+    /// Name the files of which no copy is up
+    Lost(commands::retire::LostArgs),
     /// Show how the cluster is
     Status(commands::status::StatusArgs),
     /// Show which nodes hold a file, and verify every copy
@@ -92,15 +99,26 @@ pub enum Command {
     Store(commands::store::StoreArgs),
     /// Show files to nodes and nodes to files, whole
     Map(commands::store::MapArgs),
+    /// Check everything: all tables, all copies of all versions, all that is held
+    Fsck(commands::fsck::FsckArgs),
     /// Print files added and removed as it happens
     Watch(commands::watch::WatchArgs),
     /// Show bytes sent and received since the last reset, by class
     Bandwidth(commands::bandwidth::BandwidthArgs),
     /// Set the bandwidth counters to zero
     ResetTime(commands::bandwidth::ResetArgs),
-    /// Pause, resume or look at repair
+    /// Pause, resume, boost or look at repair
     #[command(subcommand)]
     Repair(commands::repair::RepairCommand),
+    /// Compare all replicas of files with the master's record, now
+    Verify(commands::verify::VerifyArgs),
+    /// Verify every replica in the background, or show what that found
+    #[command(subcommand)]
+    Scrub(commands::scrub::ScrubCommand),
+    /// Keep the names of all files in every store now, for `rescue` (happens hourly by itself)
+    Snapshot(commands::snapshot::SnapshotArgs),
+    /// Rebuild a tree from data directories when all masters are lost
+    Rescue(commands::rescue::RescueArgs),
     /// Run a development cluster on this machine
     #[command(subcommand)]
     Dev(DevCommand),
@@ -175,13 +193,24 @@ mod tests {
             &["bandwidth"],
             &["reset-time", "ab12"],
             &["repair", "pause"],
+            &["repair", "boost", "10m"],
+            &["drain", "3", "--no-wait"],
+            &["drain", "3", "--cancel"],
+            &["safe-to-stop", "3"],
+            &["remove", "3"],
+            &["lost", "--all"],
             &["repair", "log", "--json"],
+            &["verify", "/d", "-r"],
+            &["verify", "/f", "--current", "--json"],
+            &["scrub", "start"],
+            &["scrub", "status", "--json"],
             &["dev", "up", "5"],
             &["dev", "up"],
             &["dev", "kill", "2"],
             &["map"],
             &["watch", "/d"],
             &["where", "/f", "--json"],
+            &["fsck", "--fast", "--json"],
         ] {
             assert!(
                 parse(args).is_ok(),

@@ -68,6 +68,9 @@ pub enum ToolError {
         /// The first failure's exit code.
         exit: Exit,
     },
+    /// A check found this many problems; each was printed.
+    #[error("{0} problems were found")]
+    Problems(usize),
     /// Interrupted by the user.
     #[error("interrupted")]
     Interrupted,
@@ -84,7 +87,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
                 ToolError::Unreachable(_) => Exit::Unreachable,
                 ToolError::Damaged(_) => Exit::Damaged,
                 ToolError::Parts { exit, .. } => *exit,
-                ToolError::Interrupted => Exit::Failed,
+                ToolError::Interrupted | ToolError::Problems(_) => Exit::Failed,
             };
         }
         if let Some(e) = cause.downcast_ref::<io::Error>() {
@@ -153,6 +156,7 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | C::StoreFailed
         | C::Internal
         | C::Locked
+        | C::Freeing
         | C::NoLocks => Exit::Failed,
     }
 }
@@ -168,6 +172,7 @@ fn plain(code: ErrorCode) -> Option<&'static str> {
         C::IsDir => "it is a directory",
         C::NotEmpty => "the directory is not empty",
         C::NameTooLong => "a name is longer than 255 bytes",
+        C::Freeing => "no space now, but some is being freed",
         C::NoSpace => "no space left on enough stores",
         C::NotPermitted => "not permitted",
         C::Busy => "in use",

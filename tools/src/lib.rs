@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod output;
 pub mod path;
 pub mod progress;
+pub mod rescue;
 pub mod run;
 pub mod transfer;
 pub mod view;

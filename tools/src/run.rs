@@ -17,6 +17,13 @@ pub fn run(cli: Cli) -> ExitCode {
             let mut out = Out::stdout(cli.global.json);
             dev::run(command, &mut out).and_then(|()| out.flush())
         }
+        Command::Rescue(args) => {
+            let mut out = Out::stdout(cli.global.json);
+            let done = commands::rescue::run(args, &mut out);
+            // What was printed before a failure counts too.
+            let flushed = out.flush();
+            done.and(flushed)
+        }
         _ => with_runtime(cli),
     };
     let exit = match result {
@@ -97,15 +104,23 @@ async fn dispatch(command: &Command, tools: &mut Tools) -> anyhow::Result<()> {
         Command::Members(a) => commands::members::run(a, tools).await,
         Command::Id(a) => commands::node::id(a, tools).await,
         Command::Leave(a) => commands::node::leave(a, tools).await,
-        Command::Forget(a) => commands::node::forget(a, tools).await,
+        Command::Drain(a) => commands::retire::drain(a, tools).await,
+        Command::SafeToStop(a) => commands::retire::safe_to_stop(a, tools).await,
+        Command::Remove(a) => commands::retire::remove(a, tools).await,
+        Command::Lost(a) => commands::retire::lost(a, tools).await,
+        Command::Status(a) if a.space => commands::space::run(tools).await,
         Command::Status(_) => commands::status::run(tools).await,
         Command::Where(a) => commands::r#where::run(a, tools).await,
         Command::Store(a) => commands::store::store(a, tools).await,
         Command::Map(_) => commands::store::map(tools).await,
+        Command::Fsck(a) => commands::fsck::run(a, tools).await,
         Command::Watch(a) => commands::watch::run(a, tools).await,
         Command::Bandwidth(a) => commands::bandwidth::run(a, tools).await,
         Command::ResetTime(a) => commands::bandwidth::reset(a, tools).await,
+        Command::Snapshot(a) => commands::snapshot::run(a, tools).await,
         Command::Repair(c) => commands::repair::run(c, tools).await,
-        Command::Dev(_) => unreachable!("needs no runtime: handled before"),
+        Command::Verify(a) => commands::verify::run(a, tools).await,
+        Command::Scrub(c) => commands::scrub::run(c, tools).await,
+        Command::Rescue(_) | Command::Dev(_) => unreachable!("needs no runtime: handled before"),
     }
 }

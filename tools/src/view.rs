@@ -3,11 +3,13 @@
 //! strings, other times milliseconds since the Unix epoch (`_ms`).
 use crate::format::{escape, kind, time_iso, unix_ms};
 use dfs_core::types::{Attr, Timestamp, VersionInfo};
-use dfs_core::wire::master::{ClusterStatus, Health, RepairReceipt, StoreInfo};
+use dfs_core::wire::master::{ClusterStatus, Health, StoreInfo};
 use dfs_core::wire::node::{
     BandwidthInfo, ClassTraffic, MemberEventInfo, MemberInfo, MemberState, NodeIdentityInfo,
 };
+use dfs_core::wire::repair::RepairRecord;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 fn iso(t: Timestamp) -> String {
     time_iso(t, 9)
@@ -276,6 +278,16 @@ pub struct StoreView {
     pub draining: bool,
     /// It saw an I/O error.
     pub failed: bool,
+    /// Its disk is much slower than the others'.
+    pub slow: bool,
+    /// It has no room for more.
+    pub full: bool,
+    /// Objects it should hold and has no room for.
+    pub starved: u64,
+    /// Milliseconds of a disk operation, rounded up; 0 if not known.
+    pub disk_ms: u64,
+    /// Bytes of objects read since its start.
+    pub read_bytes: u64,
 }
 
 impl From<&StoreInfo> for StoreView {
@@ -297,6 +309,11 @@ impl From<&StoreInfo> for StoreView {
             behind: s.behind,
             draining: s.draining,
             failed: s.failed,
+            slow: s.slow,
+            full: s.full,
+            starved: s.starved,
+            disk_ms: s.disk_ms,
+            read_bytes: s.read_bytes,
         }
     }
 }
@@ -335,7 +352,7 @@ pub struct SessionView {
 /// What is left to copy.
 #[derive(Debug, Default, Serialize)]
 pub struct RepairLeft {
-    /// Chunk rows.
+    /// Files.
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
@@ -430,18 +447,26 @@ pub struct ReceiptView {
     pub began_ms: u64,
     /// Milliseconds it took.
     pub took_ms: u64,
-    /// Chunk rows copied.
+    /// Distinct files of which bytes were copied.
     pub files: u64,
     /// Bytes copied.
     pub bytes: u64,
     /// PGs changed.
     pub pgs: u32,
-    /// Lowest copy count met.
+    /// Lowest copy count met; 255 if no group was changed.
     pub lowest_copies: u8,
+    /// Objects copied.
+    pub objects: u64,
+    /// Milliseconds by what it waited for: `grace`, `pause`, `room`, `leases`.
+    pub waited_ms: BTreeMap<&'static str, u64>,
+    /// Replicas wiped by a store that came back.
+    pub wiped_replicas: u32,
+    /// Objects deleted thereby.
+    pub wiped_objects: u64,
 }
 
-impl From<&RepairReceipt> for ReceiptView {
-    fn from(r: &RepairReceipt) -> Self {
+impl From<&RepairRecord> for ReceiptView {
+    fn from(r: &RepairRecord) -> Self {
         Self {
             cause: r.cause.clone(),
             began_ms: unix_ms(r.began),
@@ -449,7 +474,11 @@ impl From<&RepairReceipt> for ReceiptView {
             files: r.files,
             bytes: r.bytes,
             pgs: r.pgs,
-            lowest_copies: r.lowest_copies,
+            lowest_copies: if r.pgs == 0 { u8::MAX } else { r.lowest_copies },
+            objects: r.objects,
+            waited_ms: r.waited.iter().map(|(k, ms)| (k.word(), *ms)).collect(),
+            wiped_replicas: r.wiped_groups,
+            wiped_objects: r.wiped_objects,
         }
     }
 }

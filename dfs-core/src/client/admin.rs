@@ -4,8 +4,8 @@ use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::net::conn::deadline_in;
 use crate::net::{Conn, ConnOptions, PushHandler};
-use crate::types::{FileKind, Ino, NodeId, StoreId, Time};
-use crate::wire::master::{ClusterStatus, RepairReceipt, StatFsInfo};
+use crate::types::{FileKind, Ino, StoreId, Time};
+use crate::wire::master::{ClusterStatus, StatFsInfo};
 use crate::wire::node::LeaderHint;
 use crate::wire::{
     ErrorCode, MasterRequest, MasterResponse, Push, Query, QueryAnswer, Request, WireError,
@@ -87,42 +87,6 @@ impl Client {
             MasterResponse::Files(files, end) => Ok((files, end)),
             _ => Err(ClientError::Mismatch { asked: "files" }),
         }
-    }
-
-    /// Pauses or resumes repair.
-    ///
-    /// # Errors
-    /// Those of [`master_call`](Self::master_call).
-    pub async fn repair_control(&self, paused: bool) -> Result<()> {
-        let make = |_| MasterRequest::RepairControl { paused };
-        let within = self.config.deadline_meta;
-        self.master_call(make, within).await.map(drop)
-    }
-
-    /// Receipts of finished repairs, newest last.
-    ///
-    /// # Errors
-    /// Those of [`master_call`](Self::master_call).
-    pub async fn repair_log(&self) -> Result<Vec<RepairReceipt>> {
-        let within = self.config.deadline_meta;
-        match self
-            .master_call(|_| MasterRequest::RepairLog, within)
-            .await?
-        {
-            MasterResponse::Receipts(receipts) => Ok(receipts),
-            _ => Err(ClientError::Mismatch { asked: "receipts" }),
-        }
-    }
-
-    /// Takes a node out of service for good.
-    ///
-    /// # Errors
-    /// `NotFound`, and those of [`master_call`](Self::master_call).
-    pub async fn forget(&self, node: NodeId) -> Result<()> {
-        let within = self.config.deadline_meta;
-        self.master_call(|_| MasterRequest::Forget { node }, within)
-            .await
-            .map(drop)
     }
 
     /// What any reachable node says of the leader and the members; needs no leader.

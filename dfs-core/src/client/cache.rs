@@ -14,6 +14,7 @@
 //!
 //! Two parts, hot and cold: what is used moves to hot; when hot is half of the limit, cold is
 //! dropped and hot becomes cold. That approximates least-recently-used at the cost of a map.
+use super::path_hints::PathHints;
 use crate::types::{Attr, Ino, Name, Timestamp};
 use crate::wire::master::Touched;
 use std::collections::hash_map::Entry;
@@ -228,6 +229,7 @@ impl Inner {
 pub(super) struct MetaCache {
     inner: Mutex<Inner>,
     max: usize,
+    pub(super) hints: PathHints,
 }
 
 /// What an answer lets us cache.
@@ -251,6 +253,7 @@ impl MetaCache {
         Self {
             inner: Mutex::default(),
             max,
+            hints: PathHints::default(),
         }
     }
 
@@ -295,8 +298,15 @@ impl MetaCache {
         self.inner().warm_node(ino)?.xattrs.clone()
     }
 
+    fn note_place(&self, learned: &Learned<'_>) {
+        if let Some((dir, name, Some(ino))) = learned.name {
+            self.hints.note(dir, name, ino);
+        }
+    }
+
     /// Caches an answer to a request sent at `token`, as far as it is still current.
     pub(super) fn learn(&self, token: Token, learned: Learned<'_>) {
+        self.note_place(&learned);
         let mut inner = self.inner();
         inner.turn(self.max);
         inner.learn(token, learned);
@@ -320,6 +330,7 @@ impl MetaCache {
 
     /// A change by this client is done: caches what its answer tells, drops the rest of `keys`.
     pub(super) fn end(&self, token: Token, keys: &[Key], learned: Learned<'_>) {
+        self.note_place(&learned);
         let mut inner = self.inner();
         inner.turn(self.max);
         for key in keys {

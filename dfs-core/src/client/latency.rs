@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Answers above this many bytes are timed as large ones.
 const LARGE: u32 = 64 * 1024;
 /// Stores whose mean is within this of the best are as good as it.
-const SLACK: Duration = Duration::from_millis(2);
+const SLACK: Duration = Duration::from_millis(5);
 /// A store that failed is asked last for this long.
 const PENALTY: Duration = Duration::from_secs(3);
 
@@ -84,13 +84,30 @@ impl Latencies {
     /// ones, then those that failed lately.
     #[must_use]
     pub fn order(&self, now: Time, stores: &[StoreId], spread: u64) -> Vec<StoreId> {
+        self.order_for(now, stores, spread, 0)
+    }
+
+    /// The same for an answer of `bytes`: who is quick to say little may have a slow disk.
+    #[must_use]
+    pub fn order_for(
+        &self,
+        now: Time,
+        stores: &[StoreId],
+        spread: u64,
+        bytes: u32,
+    ) -> Vec<StoreId> {
         let failed = |s: &StoreId| {
             self.peers
                 .get(s)
                 .and_then(|p| p.failed_until)
                 .is_some_and(|until| until > now)
         };
-        let mean = |s: &StoreId| self.peers.get(s).map_or(Duration::ZERO, |p| p.small.mean);
+        let mean = |s: &StoreId| {
+            self.peers.get(s).map_or(Duration::ZERO, |p| {
+                let of_size = if bytes > LARGE { p.large } else { p.small };
+                of_size.mean
+            })
+        };
         let mut good: Vec<StoreId> = stores.iter().copied().filter(|s| !failed(s)).collect();
         good.sort_by_key(|s| (mean(s), *s));
         let best = good.first().map_or(Duration::ZERO, mean);
@@ -130,6 +147,24 @@ mod tests {
         lat.observe_failure(StoreId(1), Time(0));
         assert_eq!(lat.order(Time(1), &stores, 0)[2], StoreId(1));
         assert_eq!(lat.order(Time(0) + PENALTY, &stores, 0)[0], StoreId(1));
+    }
+
+    #[test]
+    fn regression_large_answers_are_ordered_by_how_large_ones_came() {
+        let stores = [StoreId(1), StoreId(2)];
+        let mut lat = Latencies::default();
+        for _ in 0..20 {
+            for store in stores {
+                lat.observe(store, 10, MS);
+            }
+            lat.observe(StoreId(1), LARGE + 1, MS * 60);
+            lat.observe(StoreId(2), LARGE + 1, MS * 3);
+        }
+        for spread in 0..2 {
+            let order = lat.order_for(Time(0), &stores, spread, LARGE + 1);
+            assert_eq!(order, [StoreId(2), StoreId(1)], "a slow disk is asked last");
+        }
+        assert_eq!(lat.order(Time(0), &stores, 0)[0], StoreId(1));
     }
 
     #[test]

@@ -4,13 +4,14 @@ use super::error::{ClientError, Result};
 use crate::net::conn::deadline_in;
 use crate::types::{LogIndex, PgMap, StoreId};
 use crate::wire::{
-    ErrorCode, NodeRequest, NodeResponse, Query, QueryAnswer, ReplicaRequest, ReplicaResponse,
-    Request, Response, WireError,
+    ErrorCode, MasterRequest, MasterResponse, NodeRequest, NodeResponse, Query, QueryAnswer,
+    ReplicaRequest, ReplicaResponse, Request, Response, WireError,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use std::time::Instant;
 
 /// See the [module docs](self).
@@ -157,11 +158,42 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with what [`Conn::call`](crate::net::Conn::call) says.
     pub async fn node_call(&self, addr: SocketAddr, request: NodeRequest) -> Result<NodeResponse> {
-        let deadline = deadline_in(self.config.deadline_meta);
+        let within = self.config.deadline_meta;
+        self.node_call_within(addr, request, within).await
+    }
+
+    /// As [`node_call`](Self::node_call), for what may take this long.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn node_call_within(
+        &self,
+        addr: SocketAddr,
+        request: NodeRequest,
+        within: Duration,
+    ) -> Result<NodeResponse> {
+        let deadline = deadline_in(within);
         let request = Request::Node(request);
         match self.pool.call(addr, request, Vec::new(), deadline).await? {
             (Response::Node(answer), _) => Ok(answer),
             _ => Err(ClientError::Mismatch { asked: "node" }),
+        }
+    }
+
+    /// Asks the voter at an address, whether it leads or not.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn voter_call(
+        &self,
+        addr: SocketAddr,
+        request: MasterRequest,
+    ) -> Result<MasterResponse> {
+        let deadline = deadline_in(self.config.deadline_meta);
+        let request = Request::Master(request);
+        match self.pool.call(addr, request, Vec::new(), deadline).await? {
+            (Response::Master(answer), _) => Ok(answer),
+            _ => Err(ClientError::Mismatch { asked: "voter" }),
         }
     }
 }

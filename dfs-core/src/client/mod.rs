@@ -13,6 +13,8 @@ pub mod put;
 #[cfg(feature = "net")]
 mod admin;
 #[cfg(feature = "net")]
+mod admin_repair;
+#[cfg(feature = "net")]
 mod attrs;
 #[cfg(feature = "net")]
 #[allow(clippy::disallowed_types)] // Nothing depends on the order of its maps.
@@ -39,6 +41,9 @@ mod locks;
 mod map;
 #[cfg(feature = "net")]
 mod names;
+#[cfg(feature = "net")]
+#[allow(clippy::disallowed_types)] // Nothing depends on the order of its maps.
+mod path_hints;
 #[cfg(feature = "net")]
 mod session;
 #[cfg(all(test, feature = "net"))]

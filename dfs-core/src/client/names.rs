@@ -2,7 +2,7 @@
 use super::cache::{Key, Learned};
 use super::core::Client;
 use super::error::{ClientError, Result};
-use crate::types::{Attr, FileKind, Ino, Name, NameError};
+use crate::types::{Attr, FileKind, Ino, Name, NameError, PathHint};
 use crate::wire::master::DirEntry;
 use crate::wire::mutation::{NewNode, RenameMode};
 use crate::wire::{ErrorCode, Mutation, MutationOk, Query, QueryAnswer, WireError};
@@ -12,6 +12,12 @@ const NOT_AN_ATTR: ClientError = ClientError::Mismatch {
 };
 
 impl Client {
+    /// Where an inode is, as far as this client saw it: a hint, which may be outdated.
+    #[must_use]
+    pub fn path_hint(&self, ino: Ino) -> Option<PathHint> {
+        self.cache.hints.path(ino)
+    }
+
     /// What the cache knows of a name: `None` nothing, `Some(None)` that it does not exist.
     #[must_use]
     pub fn cached_lookup(&self, parent: Ino, name: &Name) -> Option<Option<Attr>> {
@@ -66,11 +72,14 @@ impl Client {
         }
         let ask = Query::Walk {
             start: Ino::ROOT,
-            path,
+            path: path.clone(),
             follow_last,
         };
         match self.query(ask, false).await? {
-            QueryAnswer::Attr(attr) => Ok(self.shown(attr)),
+            QueryAnswer::Attr(attr) => {
+                self.cache.hints.note_path(&path, attr.ino);
+                Ok(self.shown(attr))
+            }
             _ => Err(NOT_AN_ATTR),
         }
     }
@@ -267,6 +276,9 @@ impl Client {
             & self.add_named(&mut keys, to_parent, to_name);
         let token = self.cache.begin(&keys);
         let done = self.mutate(body).await;
+        if let (Some(ino), Ok(_)) = (moved, &done) {
+            self.cache.hints.note(to_parent, to_name, ino);
+        }
         let (Ok(_), true) = (&done, known) else {
             self.changed_unseen(token, &keys, &done);
             return removed(done);

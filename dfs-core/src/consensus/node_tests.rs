@@ -1,5 +1,5 @@
 //! One event at a time: what the machine answers, and what it holds back.
-use super::test_group::{Group, node, persists, propose, sends};
+use super::test_group::{Group, ids, node, persists, propose, recovered, sends};
 use super::*;
 use crate::types::{LogIndex, RaftId, Term, Time};
 use bytes::Bytes;
@@ -238,4 +238,44 @@ fn leadership_is_handed_over_on_request() {
     group.feed(1, [RaftEvent::TransferLeader { to: RaftId(3) }]);
     group.settle();
     assert!(group.nodes[&3].is_leader() && !group.nodes[&1].is_leader());
+}
+
+#[test]
+fn regression_a_write_that_is_cut_between_two_records_leaves_a_log_that_opens() {
+    let base = SnapshotMeta::bootstrap(ids(&[1, 2, 3]));
+    let mut node = node(2, &[1, 2, 3]);
+    let entry = |index| LogEntry {
+        index: LogIndex(index),
+        term: Term(7),
+        kind: EntryKind::Command,
+        data: Bytes::from_static(b"x"),
+    };
+    let body = RaftBody::Append {
+        prev_index: base.index,
+        prev_term: base.term,
+        commit: LogIndex(base.index.0 + 2),
+        entries: (1..=2).map(|i| entry(base.index.0 + i)).collect(),
+    };
+    let (from, to, term) = (RaftId(1), RaftId(2), Term(7));
+    let message = RaftMessage { to, term, body };
+    let mut out = Vec::new();
+    node.handle(Time(1), RaftEvent::Message { from, message }, &mut out);
+    let writes = out.into_iter().filter_map(|action| match action {
+        RaftAction::Persist { write, .. } => Some(write.records),
+        _ => None,
+    });
+    let records: Vec<LogRecord> = writes.flatten().collect();
+    assert!(records.len() >= 3, "{records:?}");
+    for cut in 0..=records.len() {
+        let mut found = recovered(base.clone());
+        for record in &records[..cut] {
+            match record {
+                LogRecord::HardState(hard) => found.hard = *hard,
+                LogRecord::Entry(entry) => found.entries.push(entry.clone()),
+                other => panic!("{other:?}"),
+            }
+        }
+        let again = RaftNode::new(RaftConfig::new(to), found, &StateAt::default(), 1);
+        assert!(again.is_ok(), "after {cut} of {records:?}: {again:?}");
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! Steps of [`RaftNode::pump`], until the crate has nothing more:
 //! 1. take its `Ready`; send what depends on no write;
-//! 2. put entries, snapshot and hard state into the memory log and the write of this pump; hold the
-//!    messages that depend on them;
+//! 2. put hard state, snapshot and entries into the memory log and the write of this pump, in this
+//!    order: a write that ends up in two frames may be cut between any two records, and a log must
+//!    never hold what is newer than its term, nor a commit index beyond its end; hold the messages
+//!    that depend on them;
 //! 3. apply membership changes, hand committed entries out;
 //! 4. release what waits for no write any more.
 //!
@@ -140,6 +142,16 @@ impl RaftNode {
         for read in ready.take_read_states() {
             self.on_read_state(&read, out);
         }
+        let entries = ready.take_entries();
+        let hard = self.raw.raft.hard_state();
+        let must_write = ready.must_sync();
+        let mut first = convert::hard_from_raft(&hard);
+        let ends = entries.first().map_or(u64::MAX, |entry| entry.index - 1);
+        let ends = ends.min(self.raw.store().last());
+        first.commit = first.commit.min(LogIndex(ends));
+        if must_write && first != self.outbox.hard_written {
+            self.outbox.record(LogRecord::HardState(first));
+        }
         let mut snapshot = None;
         if !ready.snapshot().is_empty() {
             let meta = convert::snapshot_from_raft(ready.snapshot());
@@ -147,18 +159,11 @@ impl RaftNode {
             self.outbox.record(LogRecord::Reset(meta.clone()));
             self.raw.mut_store().reset(meta);
         }
-        let entries = ready.take_entries();
         for entry in &entries {
             let entry = convert::entry_from_raft(entry);
             self.outbox.record(LogRecord::Entry(entry));
         }
         self.raw.mut_store().append(&entries);
-        let hard = self.raw.raft.hard_state();
-        let must_write = ready.must_sync();
-        if must_write && convert::hard_from_raft(&hard) != self.outbox.hard_written {
-            let record = LogRecord::HardState(convert::hard_from_raft(&hard));
-            self.outbox.record(record);
-        }
         self.raw.mut_store().set_hard(hard);
         let held = Held {
             write: (must_write && !self.acks_too_early()).then_some(self.outbox.token),

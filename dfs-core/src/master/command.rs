@@ -3,13 +3,15 @@
 //! Every voter applies the same commands in the same order to the same tables; time comes from the
 //! entry. FORMAT: append-only, like the wire.
 use crate::types::{
-    ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, QuorumSizes,
-    RaftId, StoreId, Time,
+    ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, Name, NodeId, OpId, PgId, QuorumSizes,
+    RaftId, StoreId, Time, VersionNo,
 };
 use crate::wire::Mutation;
 use crate::wire::master::RepairReceipt;
+use crate::wire::repair::{FillCount, RejoinReport, WaitKind};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// One log entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,5 +206,74 @@ pub enum Command {
     VoterRetired {
         /// The id.
         raft_id: RaftId,
+    },
+    /// Space is short: drops the `count` names that were deleted first, then these old versions.
+    FreeSpace {
+        /// Deleted names to drop.
+        names: u32,
+        /// Versions to drop; one that is the newest of its file stays.
+        versions: Vec<OldVersion>,
+    },
+    /// [`BeginEpoch`](Self::BeginEpoch) of a repair, with what it waited for before.
+    BeginRepair {
+        /// Why.
+        cause: ChangeCause,
+        /// Which.
+        changes: Vec<PgChange>,
+        /// Milliseconds.
+        waited: Vec<(WaitKind, u64)>,
+    },
+    /// [`Filled`](Self::Filled), with what was copied.
+    FilledCounted {
+        /// The member.
+        store: StoreId,
+        /// By group.
+        done: Vec<FillCount>,
+    },
+    /// Repair goes as fast as can be until then (log time); in the past: no longer.
+    RepairBoost {
+        /// Log time.
+        until: Time,
+    },
+    /// The store is out of the cluster for good. Refused while it counts in any group.
+    StoreRemoved {
+        /// The store.
+        store: StoreId,
+    },
+    /// A store that came back has caught up and wiped what is elsewhere.
+    Rejoined {
+        /// The store.
+        store: StoreId,
+        /// What it did.
+        report: RejoinReport,
+    },
+    /// Log time has gained this over what surely passed: what was before this entry is so much
+    /// younger than it looks.
+    ClockLeapt {
+        /// Gained.
+        gap: Duration,
+    },
+}
+
+/// A version that is not the newest of what it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum OldVersion {
+    /// Of a file that has a name.
+    Window {
+        /// The file.
+        ino: Ino,
+        /// Internal number.
+        version: VersionNo,
+    },
+    /// What a name used to be before it became another file.
+    Pin {
+        /// The directory.
+        dir: Ino,
+        /// The name.
+        name: Name,
+        /// The file that it was.
+        ino: Ino,
+        /// Internal number.
+        version: VersionNo,
     },
 }

@@ -3,7 +3,8 @@
 //! How the numbers make up the time from a crash to its notice (n nodes, no loss): the first probe
 //! of the dead node starts within about one `probe_period` (each of n-1 nodes probes one member
 //! per period), fails at the end of that period, and `suspect_for` later the node is declared
-//! down and everybody is told at once: about `2 * probe_period + suspect_for`, 1 s by default.
+//! down and everybody is told at once: about `2 * probe_period + suspect_for`, 1 s by default. Which
+//! member is probed is chance; the ring of `look` bounds the wait for a first probe at two periods.
 //! The constants do not depend on n; they are checked by simulation from 2 to 20 nodes.
 use std::time::Duration;
 

@@ -282,6 +282,11 @@ impl Conn {
         self.inner.link.is_closed()
     }
 
+    /// Ready when it is closed by either end, or dropped; does not keep it.
+    pub fn when_closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.inner.link.when_closed()
+    }
+
     /// Waits until it is closed by either end.
     pub async fn closed(&self) {
         self.inner.link.closed().await;

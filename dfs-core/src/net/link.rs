@@ -301,6 +301,14 @@ impl Link {
         *self.closed.borrow()
     }
 
+    pub(super) fn when_closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut watch = self.closed.subscribe();
+        async move {
+            // An error means that the link is gone.
+            let _ = watch.wait_for(|closed| *closed).await;
+        }
+    }
+
     pub(super) async fn closed(&self) {
         let mut watch = self.closed.subscribe();
         // The sender lives as long as self.

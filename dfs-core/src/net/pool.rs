@@ -78,6 +78,7 @@ struct Shared {
     credentials: Credentials,
     options: ConnOptions,
     config: PoolConfig,
+    on_trouble: Option<Arc<dyn Fn(SocketAddr) + Send + Sync>>,
     peers: Mutex<HashMap<SocketAddr, Arc<Peer>>>,
 }
 
@@ -96,9 +97,20 @@ impl Pool {
                 credentials,
                 options,
                 config,
+                on_trouble: None,
                 peers: Mutex::default(),
             }),
         }
+    }
+
+    /// Tells of every address to which no connection could be made, or whose connection was closed
+    /// by whatever cause. Only before the pool is cloned or used.
+    #[must_use]
+    pub fn telling_of_trouble(mut self, tell: Arc<dyn Fn(SocketAddr) + Send + Sync>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.on_trouble = Some(tell);
+        }
+        self
     }
 
     fn peer(&self, addr: SocketAddr) -> Arc<Peer> {
@@ -148,6 +160,13 @@ impl Pool {
         match made {
             Ok(conn) => {
                 let conn = Arc::new(conn);
+                if let Some(tell) = self.shared.on_trouble.clone() {
+                    let closed = conn.when_closed();
+                    tokio::spawn(async move {
+                        closed.await;
+                        tell(addr);
+                    });
+                }
                 *state = PeerState {
                     live: Some(Arc::clone(&conn)),
                     ..PeerState::default()
@@ -159,6 +178,10 @@ impl Pool {
                 state.failures += 1;
                 state.retry_at = Some(Instant::now() + wait.min(config.backoff_max));
                 state.error = Some(error.clone());
+                drop(state);
+                if let Some(tell) = &self.shared.on_trouble {
+                    tell(addr);
+                }
                 Err(error)
             }
         }

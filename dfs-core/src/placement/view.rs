@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum StoreRole {
     /// May receive new copies.
     Receives,
-    /// Serves what it has and receives nothing (full, or away for less than the grace period).
+    /// Serves what it has and receives nothing (away for less than the grace period, or wiping).
     Keeps,
+    /// Full: receives nothing, and gives some away while others have room.
+    Sheds,
     /// Its copies are to be moved away: failed, or being drained.
     Leaves,
+    /// Slow, or with little room left: receives only what has no other place.
+    Spare,
 }
 
 /// One store as the planner sees it.
@@ -30,6 +34,10 @@ pub struct StoreView {
     pub used_bytes: u64,
     /// What it may be used for.
     pub role: StoreRole,
+    /// Bytes per second that it serves, lately.
+    pub load: u64,
+    /// It lacks objects for want of room: its groups have a copy less than the map says.
+    pub starved: bool,
 }
 
 impl StoreView {
@@ -87,12 +95,28 @@ pub fn fair_shares(stores: &[StoreView], pgs: usize, n: u8) -> BTreeMap<StoreId,
         .collect()
 }
 
-/// Bytes a store could hold: what it uses and its part of the device's free space.
+/// Part of its capacity that a full store shall keep.
+const SHED_TO: f64 = 0.9;
+
+/// Bytes a store could hold: its part of what all stores on its device use and could still write.
+/// Who uses more of the device now is not entitled to more.
 fn capacity(store: &StoreView, all: &[StoreView]) -> f64 {
-    let shares = |other: &&StoreView| other.device == store.device;
-    let sharing = all.iter().filter(shares).count().max(1);
-    let bytes = store.used_bytes + store.free_bytes / sharing as u64;
-    (bytes.max(1)) as f64
+    let on_device = || all.iter().filter(|other| other.device == store.device);
+    let used: u64 = on_device().map(|other| other.used_bytes).sum();
+    let part = (used + store.free_bytes) / on_device().count().max(1) as u64;
+    let keeps = match store.role {
+        StoreRole::Sheds => SHED_TO,
+        _ => 1.0,
+    };
+    part.max(1) as f64 * keeps
+}
+
+/// Part of what a store could hold that is still free.
+#[must_use]
+pub fn room(store: &StoreView, all: &[StoreView]) -> f64 {
+    let on_device = all.iter().filter(|other| other.device == store.device);
+    let used: u64 = on_device.map(|other| other.used_bytes).sum();
+    store.free_bytes as f64 / (used + store.free_bytes).max(1) as f64
 }
 
 fn fill_water(weights: &BTreeMap<NodeId, f64>, cap: f64, total: f64) -> BTreeMap<NodeId, f64> {
@@ -128,6 +152,8 @@ mod tests {
             free_bytes: free,
             used_bytes: 0,
             role: StoreRole::Receives,
+            load: 0,
+            starved: false,
         }
     }
 

@@ -1,6 +1,9 @@
 //! Settings of a replica.
+use super::voting::VotingNow;
+use crate::store::TableCounts;
 use crate::types::{Incarnation, NodeId, StoreId};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Who this store is and how it behaves.
@@ -44,6 +47,28 @@ pub struct ReplicaConfig {
     /// Object bytes that may wait for the disk; beyond it a PREPARE is told to retry.
     /// Default 256 MiB.
     pub waiting_bytes_max: u64,
+    /// Every byte held is read and verified again within this time. Default 7 days.
+    pub scrub_period: Duration,
+    /// Bytes per second that the scrub verifies at least, while it runs. Default 4 MiB.
+    pub scrub_rate_min: u64,
+    /// Bytes per second of a scrub that was asked for. Default 64 MiB.
+    pub scrub_rate_asked: u64,
+    /// Wait after a start before the scrub goes on. Default 60 s.
+    pub scrub_delay: Duration,
+    /// What the checks of the node's table files count.
+    pub table_counts: Arc<TableCounts>,
+    /// The part that the node has in the master group, kept by who runs its voter.
+    pub voting: Arc<VotingNow>,
+    /// What was wrong with a directory that was set aside when the store opened; empty if none was.
+    pub set_aside: String,
+    /// Found with data, every replica is copied anew from the others. Default false: only what
+    /// changed is.
+    pub rejoin_wipe: bool,
+    /// A search for objects that nothing refers to begins this long after a start and after a group
+    /// was filled: what was under way then is decided. Default 60 s.
+    pub reconcile_after: Duration,
+    /// Between two such searches. Default 1 h.
+    pub reconcile_every: Duration,
 }
 
 impl ReplicaConfig {
@@ -69,6 +94,16 @@ impl ReplicaConfig {
             aborted_max: 16_384,
             settled_max: 65_536,
             waiting_bytes_max: 256 << 20,
+            scrub_period: Duration::from_secs(7 * 24 * 3600),
+            scrub_rate_min: 4 << 20,
+            scrub_rate_asked: 64 << 20,
+            scrub_delay: Duration::from_secs(60),
+            table_counts: Arc::default(),
+            voting: Arc::default(),
+            set_aside: String::new(),
+            rejoin_wipe: false,
+            reconcile_after: Duration::from_secs(60),
+            reconcile_every: Duration::from_secs(3600),
         }
     }
 }

@@ -1,4 +1,6 @@
 //! What a replica hears and what it asks its driver to do.
+use super::namespace::NamespaceWork;
+use super::scrub_job::{ScrubJob, ScrubResult};
 use crate::store::PendingBatch;
 use crate::types::{ObjectId, StoreId};
 use crate::wire::rpc::{Call, CallResult, Reply, ReplyTo};
@@ -36,6 +38,15 @@ pub enum ReplicaEvent {
         /// The object.
         object: ObjectId,
     },
+    /// A [`ReplicaAction::Scrub`] is over.
+    Scrubbed(ScrubResult),
+    /// Work on this store's namespace snapshots; ends with [`ReplicaAction::NamespaceDone`].
+    Namespace {
+        /// Names it.
+        token: u64,
+        /// What.
+        work: NamespaceWork,
+    },
     /// The master has news: send a heartbeat now.
     Poke,
     /// Time passed; sent at or after [`Replica::next_wake`](super::Replica::next_wake).
@@ -57,8 +68,18 @@ pub enum ReplicaAction {
     },
     /// Make the call, feed `CallDone`.
     Call(Call),
+    /// Work on namespace snapshots is durable, or why it is not.
+    NamespaceDone {
+        /// Names it.
+        token: u64,
+        /// How it ended.
+        result: Result<(), String>,
+    },
     /// Read objects and answer; plan it here and now, wait for the disk elsewhere.
     Read(ReadJob),
+    /// Verify objects against the disk; plan it here and now, wait for the disk elsewhere. Then
+    /// feed `Scrubbed`.
+    Scrub(ScrubJob),
 }
 
 /// Object reads that depend on nothing but the store. See [`read`](super::read).
@@ -83,6 +104,13 @@ pub enum ReadJob {
         to: ReplyTo,
         /// Which.
         objects: Vec<ObjectId>,
+    },
+    /// Answers a `Fetch`.
+    Fetch {
+        /// Whom to answer.
+        to: ReplyTo,
+        /// The object.
+        object: ObjectId,
     },
 }
 

@@ -9,8 +9,8 @@
 //! 1. nothing is stored that does not match the identity asked for;
 //! 2. at most `fetches_max` are under way, and no more bytes per second than the master allows;
 //! 3. an object that is no longer wanted when its bytes arrive is not stored.
-use super::config::ReplicaConfig;
 use super::event::store_name;
+use super::fill::BOOST;
 use super::groups::Role;
 use super::machine::{After, CallKind, Cx, Replica};
 use super::tables::{MissingRow, ObjectRow, TableError, Tx, keys};
@@ -54,6 +54,8 @@ struct Want {
     why: Why,
     tries: u32,
     step: Step,
+    /// From when on it is missing.
+    since: Time,
 }
 
 /// Bytes per second, with a debt: a fetch may start while anything is left.
@@ -93,6 +95,10 @@ pub(super) struct Fetches {
     due: BTreeSet<(Time, ObjectId)>,
     busy: usize,
     bucket: Bucket,
+    /// Wanted, and there was no room for them when they were due.
+    starved: BTreeSet<ObjectId>,
+    /// No object is asked for before: there is no room.
+    roomless_until: Time,
 }
 
 impl Fetches {
@@ -108,6 +114,9 @@ impl Fetches {
             Why::Note(row.since)
         };
         self.want(id, row.object, why, now);
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.since = Time::ZERO;
+        }
     }
 
     /// Wants an object from `soonest` on. A want that is there stays as it is, except that a
@@ -126,14 +135,39 @@ impl Fetches {
                 why,
                 tries: 0,
                 step: Step::Due(soonest),
+                since: soonest,
             },
         );
         self.due.insert((soonest, id));
     }
 
+    /// It is on its way here.
+    pub fn is_wanted(&self, id: ObjectId) -> bool {
+        self.wants.contains_key(&id)
+    }
+
+    /// It was fetched, and is on its way to the disk.
+    pub fn is_writing(&self, id: ObjectId) -> bool {
+        let want = self.wants.get(&id);
+        want.is_some_and(|want| want.step == Step::Writing)
+    }
+
+    /// Damaged objects of which `is_such` says yes to group and tries.
+    pub fn damaged(&self, is_such: impl Fn((PgId, u32)) -> bool) -> u64 {
+        let damaged = self.wants.values().filter(|w| w.why == Why::Damaged);
+        damaged.filter(|w| is_such((w.row.pg, w.tries))).count() as u64
+    }
+
     /// It is wanted because its bytes here are damaged.
     pub fn is_damaged(&self, id: ObjectId) -> bool {
         self.wants.get(&id).is_some_and(|w| w.why == Why::Damaged)
+    }
+
+    /// Objects wanted because notes up to `upto` named them.
+    pub fn noted(&self, upto: LogIndex) -> Vec<ObjectId> {
+        let is_such = |w: &Want| matches!(w.why, Why::Note(index) if index <= upto);
+        let wants = self.wants.iter().filter(|(_, w)| is_such(w));
+        wants.map(|(id, _)| *id).collect()
     }
 
     /// Objects of a group that notes up to `upto` named are all here.
@@ -143,6 +177,20 @@ impl Fetches {
             Why::Damaged | Why::Fill => true,
         };
         !self.wants.values().any(|w| w.row.pg == pg && waits(w.why))
+    }
+
+    /// Objects for which there is no room.
+    pub fn starved(&self) -> u64 {
+        self.starved.len() as u64
+    }
+
+    /// Objects by group that are missing since `before` or longer.
+    pub fn lacking(&self, before: Time) -> BTreeMap<PgId, u32> {
+        let mut lacking = BTreeMap::new();
+        for want in self.wants.values().filter(|w| w.since <= before) {
+            *lacking.entry(want.row.pg).or_default() += 1;
+        }
+        lacking
     }
 
     pub fn len(&self) -> usize {
@@ -167,15 +215,37 @@ impl Fetches {
             return None;
         }
         self.step(id, Step::Writing);
+        self.starved.remove(&id);
         self.wants.remove(&id)
     }
 
-    pub fn next_wake(&self, now: Time, config: &ReplicaConfig) -> Option<Time> {
-        if self.busy >= config.fetches_max {
+    /// What was fetched found no room and is due again later; with the note that named it, if it is
+    /// on disk that it is missing. `None` if it was not fetched.
+    pub fn is_starved_again(&mut self, id: ObjectId, now: Time) -> Option<Option<LogIndex>> {
+        let why = self.wants.get(&id).filter(|w| w.step == Step::Writing)?.why;
+        self.starved.insert(id);
+        self.roomless_until = now + PAUSE_IDLE;
+        self.step(id, Step::Due(now + PAUSE_IDLE));
+        Some(match why {
+            Why::Note(index) => Some(index),
+            Why::Damaged => Some(LogIndex(0)),
+            Why::Fill => None,
+        })
+    }
+
+    /// Nothing waits that a note up to `upto` named.
+    pub fn is_healed(&self, upto: LogIndex) -> bool {
+        let waits = |why| matches!(why, Why::Note(index) if index <= upto);
+        !self.wants.values().any(|w| waits(w.why))
+    }
+
+    pub fn next_wake(&self, now: Time, busy_max: usize) -> Option<Time> {
+        if self.busy >= busy_max {
             return None;
         }
         let (due, _) = self.due.first()?;
         // While the rate limit is closed, look again soon.
+        let due = &(*due).max(self.roomless_until);
         Some(if self.bucket.is_open() {
             *due
         } else {
@@ -192,13 +262,10 @@ fn verify(
     result: CallResult,
 ) -> Result<ObjectWrite, WireError> {
     let (response, bytes): (_, Bytes) = result?;
-    let Response::Replica(ReplicaResponse::Read {
-        offset: 0, sums, ..
-    }) = response
-    else {
+    let Response::Replica(ReplicaResponse::Fetched { sums, about }) = response else {
         return Err(WireError::new(
             ErrorCode::BadRequest,
-            "the answer is no read from byte 0",
+            "the answer is no object",
         ));
     };
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -218,7 +285,7 @@ fn verify(
         chunk,
         len,
         sums,
-        path_hint: None,
+        about,
     };
     Ok(ObjectWrite { header, bytes })
 }
@@ -230,7 +297,8 @@ impl Replica {
         }
         self.fetches.bucket.refill(cx.now);
         while !self.is_paused
-            && self.fetches.busy < self.config.fetches_max
+            && cx.now >= self.fetches.roomless_until
+            && self.fetches.busy < self.fetches_max()
             && self.fetches.bucket.is_open()
         {
             match self.fetches.due.first() {
@@ -238,6 +306,11 @@ impl Replica {
                 _ => return,
             }
         }
+    }
+
+    pub(super) fn fetches_max(&self) -> usize {
+        let factor = if self.orders.is_boosted { BOOST } else { 1 };
+        self.config.fetches_max * factor
     }
 
     fn start_fetch(&mut self, cx: &mut Cx<'_>, id: ObjectId) {
@@ -248,26 +321,33 @@ impl Replica {
             self.fetches.remove(id);
             return;
         }
+        if self.writing.contains_key(&id) {
+            self.retry(cx, id, PAUSE); // it is about to arrive by another way
+            return;
+        }
         let sources = self.groups.sources(want.row.pg);
         let sources: Vec<_> = sources
             .iter()
             .filter_map(|s| self.stores.get(s).map(|addr| (*s, *addr)))
             .collect();
-        if sources.is_empty() || cx.store.admit(u64::from(want.row.sum.len)).is_err() {
+        if cx.store.admit(u64::from(want.row.sum.len)).is_err() {
+            // The others wait too: there may be very many.
+            self.fetches.starved.insert(id);
+            self.fetches.roomless_until = cx.now + PAUSE_IDLE;
+            self.retry(cx, id, PAUSE_IDLE);
+            return;
+        }
+        self.fetches.starved.remove(&id);
+        if sources.is_empty() {
             self.retry(cx, id, PAUSE_IDLE);
             return;
         }
         let (store, addr) = sources[want.tries as usize % sources.len()];
         self.fetches.step(id, Step::Asked);
         self.fetches.bucket.take(want.row.sum.len);
-        let read = ReplicaRequest::Read {
-            object: id,
-            offset: 0,
-            len: want.row.sum.len,
-            stamp: None,
-        };
+        let fetch = ReplicaRequest::Fetch { object: id };
         let to = CallTarget::Store(store, addr);
-        self.call(cx, CallKind::Fetch(id, store), to, Request::Replica(read));
+        self.call(cx, CallKind::Fetch(id, store), to, Request::Replica(fetch));
     }
 
     pub(super) fn on_fetched(
@@ -276,23 +356,32 @@ impl Replica {
         id: ObjectId,
         source: StoreId,
         result: CallResult,
-    ) {
+    ) -> Result<(), TableError> {
         let Some(want) = self.fetches.wants.get(&id).copied() else {
-            return; // invariant 3
+            return Ok(()); // invariant 3
         };
         if want.step != Step::Asked || self.failure.is_some() {
-            return;
+            return Ok(());
+        }
+        if self.writing.contains_key(&id) {
+            self.retry(cx, id, PAUSE);
+            return Ok(());
         }
         if !matches!(self.groups.role(want.row.pg), Some(Role::Member { .. })) {
             self.fetches.remove(id); // it would be a stray
-            return;
+            return Ok(());
         }
         match verify((self.config.store, source), id, &want.row, result) {
             Ok(put) => {
                 let mut tx = self.tables.begin();
                 self.tables.put_object(&mut tx, put, &want.row);
+                self.count_fetched(cx, &mut tx, &want.row)?;
                 if want.why != Why::Fill {
                     self.tables.delete(&mut tx, keys::object(b'x', id));
+                }
+                if want.why == Why::Damaged {
+                    self.tables
+                        .put(&mut tx, keys::scrub(), self.scrub.repaired());
                 }
                 self.fetches.step(id, Step::Writing);
                 self.persist(cx, tx, vec![After::Fetched(id)]);
@@ -302,6 +391,7 @@ impl Replica {
                 self.fetch_failed(cx, id);
             }
         }
+        Ok(())
     }
 
     /// The fetched object is durable.
@@ -311,10 +401,16 @@ impl Replica {
         };
         self.counts.repaired_bytes += u64::from(want.row.sum.len);
         self.counts.repaired_files += 1;
+        if let Why::Note(index) = want.why
+            && !self.fills.contains_key(&want.row.pg)
+        {
+            self.rejoin.caught_up(index, &want.row);
+        }
         self.fill_got(cx, want.row.pg, id, true);
     }
 
-    /// Tries again later, or leaves it to the listing's next pass.
+    /// Tries again later, or leaves it to the listing's next pass. What a note named is tried on,
+    /// but no listing waits for it.
     pub(super) fn fetch_failed(&mut self, cx: &mut Cx<'_>, id: ObjectId) {
         let Some(want) = self.fetches.wants.get_mut(&id) else {
             return;
@@ -322,11 +418,14 @@ impl Replica {
         want.tries += 1;
         let (tries, pg, why) = (want.tries, want.row.pg, want.why);
         let sources = self.groups.sources(pg).len();
-        if why == Why::Fill && tries as usize >= 2 * sources.max(1) {
+        let is_lost = tries as usize >= 2 * sources.max(1);
+        if why == Why::Fill && is_lost {
             self.fetches.remove(id);
-            self.fill_got(cx, pg, id, false);
         } else {
             self.retry(cx, id, (PAUSE * 2u32.pow(tries.min(6) - 1)).min(PAUSE_MAX));
+        }
+        if is_lost {
+            self.fill_got(cx, pg, id, false);
         }
     }
 
@@ -342,6 +441,9 @@ impl Replica {
         if want.why != Why::Fill {
             self.tables.delete(tx, keys::object(b'x', id));
         }
+        if want.why == Why::Damaged {
+            self.tables.put(tx, keys::scrub(), self.scrub.repaired());
+        }
         self.fill_got(cx, want.row.pg, id, true);
     }
 
@@ -355,14 +457,21 @@ impl Replica {
             return Ok(());
         }
         tracing::warn!(object = %id, inode = %row.ino, "object damaged on disk: fetching a good copy");
+        self.refetch(cx, id, row, false);
+        Ok(())
+    }
+
+    /// The object is not held as the master recorded it: counted and durably wanted.
+    pub(super) fn refetch(&mut self, cx: &mut Cx<'_>, id: ObjectId, row: ObjectRow, missing: bool) {
         let mut tx = self.tables.begin();
-        let missing = MissingRow {
+        let wanted = MissingRow {
             object: row,
             since: LogIndex(0),
         };
-        self.tables.put(&mut tx, keys::object(b'x', id), &missing);
+        self.tables.put(&mut tx, keys::object(b'x', id), &wanted);
+        self.tables
+            .put(&mut tx, keys::scrub(), self.scrub.found(missing));
         self.persist(cx, tx, Vec::new());
         self.fetches.want(id, row, Why::Damaged, cx.now);
-        Ok(())
     }
 }

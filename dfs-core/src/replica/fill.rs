@@ -16,11 +16,12 @@
 //! Why 1 suffices for stamps: commits before this epoch are in the listing; commits in it have W
 //! marks among its members, so a reader of R members meets one.
 use super::fetch::Why;
-use super::groups::Role;
+use super::fill_count::WideFiles;
 use super::machine::{CallKind, Cx, Replica};
 use super::tables::{ObjectRow, TableError, Tx};
 use crate::types::{ChunkNo, Epoch, Ino, LogIndex, ObjectId, PgId, PgPhase, Time};
 use crate::wire::master::{MasterResponse, PgRow};
+use crate::wire::repair::FillCount;
 use crate::wire::rpc::{CallResult, CallTarget};
 use crate::wire::{MasterRequest, Request, Response};
 use std::collections::BTreeSet;
@@ -28,8 +29,13 @@ use std::time::Duration;
 
 /// Wait before a page is asked for again after an error or a state that was too old.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// Wait before another pass.
+/// How much more is copied at a time when repair is boosted.
+pub(super) const BOOST: usize = 4;
+/// Wait before another pass; it doubles up to [`PASS_AGAIN_MAX`] while passes fail.
 const PASS_AGAIN: Duration = Duration::from_secs(1);
+const PASS_AGAIN_MAX: Duration = Duration::from_secs(60);
+/// A listing that notes overtook so often is waited for by the next ones.
+const OVERTAKEN_MAX: u32 = 5;
 /// A group that was reported filled and is still called filling is looked through again after this.
 const DONE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -64,10 +70,24 @@ pub(super) struct Fill {
     token: u64,
     /// Objects of this pass that could not be had.
     failed: u64,
+    /// Named by the pages so far.
+    wide: WideFiles,
+    /// What was copied, once it is done.
+    count: FillCount,
+    /// Everything is copied anew, whatever is here; these objects have been.
+    renewed: Option<BTreeSet<ObjectId>>,
+    /// Passes in a row that could not get everything.
+    passes_failed: u32,
+    /// What is held was read and compared up to this row.
+    verified: Option<(Ino, ChunkNo)>,
+    /// Listings in a row that notes overtook.
+    overtaken: u32,
+    /// It counts as complete and missed news ([`catch_up`](super::catch_up)).
+    pub is_check: bool,
 }
 
 impl Fill {
-    fn new(epoch: Epoch, since: LogIndex, now: Time) -> Self {
+    pub fn new(epoch: Epoch, since: LogIndex, now: Time, is_check: bool) -> Self {
         Self {
             epoch,
             since,
@@ -79,7 +99,23 @@ impl Fill {
             log_max: LogIndex(0),
             token: 0,
             failed: 0,
+            wide: WideFiles::default(),
+            count: FillCount::default(),
+            renewed: None,
+            passes_failed: 0,
+            verified: None,
+            overtaken: 0,
+            is_check,
         }
+    }
+
+    pub fn is_wide(&self, ino: Ino) -> bool {
+        self.wide.contains(ino)
+    }
+
+    /// What was copied, if it is done.
+    pub fn done_count(&self) -> Option<&FillCount> {
+        matches!(self.step, Step::Done(_)).then_some(&self.count)
     }
 
     /// This configuration told of the inode (invariant 1).
@@ -93,6 +129,10 @@ impl Fill {
         if index > self.since && !self.knows(ino) {
             self.known.insert(ino);
         }
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.step, Step::Done(_))
     }
 
     fn is_busy(&self) -> bool {
@@ -111,9 +151,12 @@ impl Fill {
         self.step = if !is_last {
             Step::Idle(now)
         } else if self.failed == 0 {
+            self.passes_failed = 0;
             Step::Ending
         } else {
-            self.begin_pass(now + PASS_AGAIN);
+            let pause = PASS_AGAIN * 2u32.pow(self.passes_failed.min(6));
+            self.passes_failed += 1;
+            self.begin_pass(now + pause.min(PASS_AGAIN_MAX));
             return;
         };
     }
@@ -122,33 +165,27 @@ impl Fill {
 impl Replica {
     /// The map changed: what is to be filled?
     pub(super) fn fills_changed(&mut self, cx: &Cx<'_>) {
-        let version = self.groups.version();
-        let all: Vec<_> = self
-            .groups
-            .iter()
-            .map(|(pg, info)| (pg, info.epoch))
-            .collect();
-        for (pg, epoch) in all {
-            if self.groups.role(pg) != Some(Role::Member { filling: true }) {
-                self.fills.remove(&pg);
-            } else if self.fills.get(&pg).is_none_or(|f| f.epoch != epoch) {
-                self.fills.insert(pg, Fill::new(epoch, version, cx.now));
+        let all: Vec<_> = self.groups.iter().map(|(pg, _)| pg).collect();
+        for pg in all {
+            let Some(mut new) = self.new_fill(pg, cx.now) else {
+                if self.fills.remove(&pg).is_some() {
+                    self.fill_checks.forget(pg);
+                }
+                continue;
+            };
+            let is_same = |f: &Fill| (f.epoch, f.is_check) == (new.epoch, new.is_check);
+            if !self.fills.get(&pg).is_some_and(is_same) {
+                self.fill_checks.forget(pg);
+                let is_renewed = !new.is_check && self.rejoin.is_renewing(pg);
+                new.renewed = is_renewed.then(BTreeSet::new);
+                self.fills.insert(pg, new);
             }
         }
     }
 
-    /// Groups that are filled, as long as the master calls them filling.
-    pub(super) fn filled(&self) -> Vec<(PgId, Epoch)> {
-        let done = self
-            .fills
-            .iter()
-            .filter(|(_, f)| matches!(f.step, Step::Done(_)));
-        done.map(|(pg, f)| (*pg, f.epoch)).collect()
-    }
-
     /// When a group is to be asked for again; none while no more may be filled at a time.
     pub(super) fn fills_wake(&self) -> Option<Time> {
-        let is_free = self.fills_busy() < self.config.fills_max;
+        let is_free = self.fills_busy() < self.fills_max();
         let wake = |fill: &Fill| match fill.step {
             Step::Idle(at) if is_free => Some(at),
             Step::Done(at) => Some(at + DONE_AGAIN),
@@ -161,12 +198,17 @@ impl Replica {
         self.fills.values().filter(|f| f.is_busy()).count()
     }
 
-    pub(super) fn pump_fills(&mut self, cx: &mut Cx<'_>) {
+    fn fills_max(&self) -> usize {
+        let factor = if self.orders.is_boosted { BOOST } else { 1 };
+        self.config.fills_max * factor
+    }
+
+    pub(super) fn pump_fills(&mut self, cx: &mut Cx<'_>) -> Result<(), TableError> {
         if self.is_paused || self.fills.is_empty() {
-            return;
+            return Ok(());
         }
         let mut ready = Vec::new();
-        let mut news = false;
+        let mut done = Vec::new();
         for (pg, fill) in &mut self.fills {
             match fill.step {
                 Step::Ending
@@ -174,13 +216,17 @@ impl Replica {
                         && self.token_durable >= fill.token
                         && self.fetches.is_caught_up(*pg, fill.log_max) =>
                 {
-                    fill.step = Step::Done(cx.now);
-                    news = true;
+                    done.push((*pg, fill.epoch));
                 }
                 Step::Done(at) if cx.now >= at + DONE_AGAIN => fill.begin_pass(cx.now),
                 Step::Idle(at) if at <= cx.now => {
                     let info = self.groups.info(*pg);
-                    if info.is_some_and(|i| i.phase == PgPhase::Copying) {
+                    let is_open = |phase| match phase {
+                        PgPhase::Copying => true,
+                        PgPhase::Active => fill.is_check,
+                        PgPhase::Fencing => false,
+                    };
+                    if info.is_some_and(|i| is_open(i.phase)) {
                         ready.push((self.groups.complete_members(*pg), *pg));
                     } else {
                         // Not activated yet: the next map brings it back.
@@ -190,15 +236,28 @@ impl Replica {
                 _ => {}
             }
         }
-        if news {
+        for (pg, epoch) in done {
+            let count = self.count_of(cx, pg, epoch)?;
+            let fill = self.fills.get_mut(&pg).expect("found above");
+            (fill.step, fill.count) = (Step::Done(cx.now), count);
+            if fill.renewed.is_some() {
+                self.rejoin.renewed(pg);
+            }
             self.heartbeats.ask(cx.now, &self.config);
         }
         let busy = self.fills_busy();
         ready.sort_unstable(); // fewest copies first
-        let free = self.config.fills_max.saturating_sub(busy);
+        let free = self.fills_max().saturating_sub(busy);
         for (_, pg) in ready.into_iter().take(free) {
             self.ask_page(cx, pg);
         }
+        Ok(())
+    }
+
+    /// A listing is on its way that notes shall not overtake again.
+    pub(super) fn listing_waits(&self) -> bool {
+        let waits = |f: &Fill| f.overtaken >= OVERTAKEN_MAX && matches!(f.step, Step::Asking(_));
+        self.fills.values().any(waits)
     }
 
     fn ask_page(&mut self, cx: &mut Cx<'_>, pg: PgId) {
@@ -240,6 +299,7 @@ impl Replica {
         let moves = rows
             .first()
             .is_none_or(|r| Some((r.ino, r.chunk)) > fill.after);
+        fill.overtaken = if log < cursor { fill.overtaken + 1 } else { 0 };
         if is_stale || !ascends || !moves || (rows.is_empty() && !is_last) || self.failure.is_some()
         {
             fill.step = Step::Idle(cx.now + ASK_AGAIN);
@@ -264,6 +324,7 @@ impl Replica {
         let fill = self.fills.get_mut(&pg).expect("the caller found it");
         if let Some(last) = rows.last() {
             fill.after = Some((last.ino, last.chunk));
+            fill.verified = fill.verified.max(fill.after);
             fill.listed = fill.listed.max(Some(last.ino));
             fill.known = fill.known.split_off(&last.ino);
         }
@@ -290,7 +351,12 @@ impl Replica {
             self.install_stamp(cx, tx, (pg, row.ino), clean)?;
             self.drop_mark(tx, (pg, row.ino), clean.1);
         }
+        let fill = self.fills.get_mut(&pg).expect("the caller found it");
+        fill.wide.note(row.ino, row.is_wide);
+        let is_unverified = !fill.is_check && Some((row.ino, row.chunk)) > fill.verified;
         for &(id, sum) in &row.objects {
+            let renewed = self.fills.get(&pg).and_then(|f| f.renewed.as_ref());
+            let is_due = renewed.is_some_and(|all| !all.contains(&id));
             let object = ObjectRow {
                 pg,
                 ino: row.ino,
@@ -301,9 +367,13 @@ impl Replica {
                 .tables
                 .object(cx.store, id)?
                 .is_some_and(|r| r.sum == sum);
-            if !held || self.fetches.is_damaged(id) {
+            // On its way to the disk, it may find no room there.
+            let is_underway = self.writing.contains_key(&id);
+            if !held || is_due || is_underway || self.fetches.is_damaged(id) {
                 self.fetches.want(id, object, Why::Fill, cx.now);
                 left.insert(id);
+            } else if is_unverified && left.insert(id) {
+                self.fill_checks.queue(pg, id, sum);
             }
         }
         Ok(())
@@ -316,9 +386,12 @@ impl Replica {
         };
         if let Step::Fetching { left, .. } = &mut fill.step
             && left.remove(&id)
-            && !is_here
         {
-            fill.failed += 1;
+            if !is_here {
+                fill.failed += 1;
+            } else if let Some(renewed) = &mut fill.renewed {
+                renewed.insert(id);
+            }
         }
         self.page_maybe_done(cx, pg);
     }

@@ -10,8 +10,9 @@ use super::machine::{CallKind, Cx, Replica};
 use super::tables::TableError;
 use crate::types::{Epoch, PgId, Time};
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse};
+use crate::wire::repair::StoreRepair;
 use crate::wire::rpc::{CallResult, CallTarget};
-use crate::wire::{MasterRequest, Request, Response};
+use crate::wire::{ErrorCode, MasterRequest, Request, Response};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -21,12 +22,15 @@ const NOTES_MANY: usize = 256;
 const UNANSWERED_MAX: usize = 16;
 /// Wait after a heartbeat that failed.
 const RETRY: Duration = Duration::from_millis(100);
+/// Wait after the cluster refused this store.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Sent {
     at: Time,
     fenced: Vec<(PgId, Epoch)>,
     emptied: Vec<PgId>,
+    groups: Option<Vec<(PgId, u64)>>,
     is_full: bool,
 }
 
@@ -84,11 +88,13 @@ impl Replica {
             return;
         }
         let is_full = std::mem::take(&mut self.heartbeats.is_full_wanted);
+        self.count_lacks(cx.now);
         let heartbeat = self.heartbeat(cx, is_full);
         let sent = Sent {
             at: cx.now,
             fenced: heartbeat.fenced.clone(),
             emptied: heartbeat.emptied.clone(),
+            groups: heartbeat.load.groups.clone(),
             is_full,
         };
         let request = Request::Master(MasterRequest::Heartbeat(heartbeat));
@@ -101,6 +107,7 @@ impl Replica {
     fn heartbeat(&self, cx: &Cx<'_>, is_full: bool) -> Heartbeat {
         let space = cx.store.space().unwrap_or_default();
         let limit = cx.now - self.config.old_mark_age;
+        let counts = self.filled();
         Heartbeat {
             store: self.config.store,
             node: self.config.node,
@@ -115,12 +122,20 @@ impl Replica {
             cursor: self.cursor_durable,
             map_version: self.groups.version(),
             fenced: self.groups.fenced(is_full),
-            filled: self.filled(),
+            filled: counts.iter().map(|c| (c.pg, c.epoch)).collect(),
             emptied: self.purge.emptied(),
             old_marks: self.marks.older_than(limit, self.config.old_marks_max),
             repaired_bytes: self.counts.repaired_bytes,
             repaired_files: self.counts.repaired_files,
             failed: self.failure.is_some(),
+            load: Box::new(self.load_report(cx, is_full)),
+            repair: Box::new(StoreRepair {
+                counts,
+                rejoin: self.rejoin.report(),
+                renew: self.rejoin.renew(&self.groups),
+                wiping: self.wiping(),
+            }),
+            lacks: Box::new(self.catch_up.lacks()),
         }
     }
 
@@ -145,6 +160,14 @@ impl Replica {
                     "the master answered a heartbeat with something else"
                 );
                 self.heartbeat_lost(cx, &sent);
+                Ok(())
+            }
+            Err(error) if error.code == ErrorCode::WrongCluster => {
+                if !std::mem::replace(&mut self.is_refused, true) {
+                    tracing::error!(%error, "the cluster does not take this store");
+                }
+                self.heartbeat_lost(cx, &sent);
+                self.heartbeats.due = cx.now + REFUSED_RETRY;
                 Ok(())
             }
             Err(error) => {
@@ -175,9 +198,13 @@ impl Replica {
         }
         self.groups.reported(&sent.fenced);
         self.purge.reported(&sent.emptied);
+        self.load.told(sent.at, &sent.groups, ok.space);
+        cx.store.share_device(ok.space.sharing);
         self.stores = ok.stores.into_iter().collect();
         self.is_paused = ok.repair_paused;
         self.fetches.set_rate(ok.repair_rate);
+        self.orders = ok.repair;
+        self.rejoin.noted(ok.repair.is_rejoin_noted);
         if let Some(length) = ok.lease {
             self.lease.grant(sent.at, length);
         }
@@ -186,13 +213,21 @@ impl Replica {
         {
             self.groups_changed(cx);
         }
+        let upto = ok.notes_upto;
         if self.heartbeats.due == sent.at + self.config.heartbeat_interval {
             // Counted from the answer: stores that were answered together stay together.
             self.heartbeats.due = cx.now + self.config.heartbeat_interval;
         }
         let many = ok.notes.len();
-        if self.failure.is_none() {
+        self.notes_trimmed(cx, ok.trimmed);
+        let is_held = self.listing_waits();
+        if self.failure.is_none() && !is_held {
             self.apply_notes(cx, ok.notes, ok.notes_upto)?;
+        }
+        // Few notes do not mean that they are the last: an answer has a size too.
+        let is_told_all = ok.is_told_all && self.cursor >= upto;
+        if is_told_all && !is_held && self.groups.count().is_some() {
+            self.rejoin.told_all(self.cursor);
         }
         if many >= NOTES_MANY {
             self.heartbeats.now(cx.now);

@@ -10,24 +10,31 @@
 //!
 //! Assumed: a store loses what was not persisted at a crash and nothing else; messages are lost,
 //! repeated, late and out of order; the clock is CLOCK_BOOTTIME.
+use super::catch_up::CatchUp;
 use super::config::ReplicaConfig;
-use super::event::{ReplicaAction, ReplicaEvent, refuse};
+use super::event::{ReadJob, ReplicaAction, ReplicaEvent, refuse};
 use super::fetch::Fetches;
 use super::fill::Fill;
+use super::fill_check::FillChecks;
 use super::groups::Groups;
 use super::heartbeat::Heartbeats;
 use super::lease::ServingLease;
+use super::load::Load;
 use super::marks::{Mark, Marks};
 use super::prepare::AckWait;
 use super::purge::Purge;
 use super::recent::RecentOps;
+use super::reconcile::Reconcile;
+use super::rejoin::Rejoin;
+use super::scrub::Scrub;
 use super::tables::{self, MissingRow, TableError, Tables, Tx, keys};
 use crate::store::ObjectStore;
 use crate::types::{Epoch, LogIndex, ObjectId, PgId, StoreId, Time};
+use crate::wire::repair::RepairOrders;
 use crate::wire::rpc::{Call, CallResult, CallTarget, ReplyTo};
 use crate::wire::{ErrorCode, ReplicaRequest, Request, WireError};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -48,10 +55,15 @@ pub(super) enum After {
     Adopted(Vec<(PgId, Epoch)>),
     Fetched(ObjectId),
     Purged,
+    Namespace(u64),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Wait {
+    /// Number of the batch.
+    pub seq: u64,
+    /// Since when it is under way.
+    pub since: Time,
     pub bytes: u64,
     pub objects: Vec<ObjectId>,
     pub after: Vec<After>,
@@ -63,6 +75,8 @@ pub(super) enum CallKind {
     Heartbeat,
     Listing(PgId),
     Fetch(ObjectId, StoreId),
+    ScrubListing,
+    Fates,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +85,7 @@ pub(super) struct Counts {
     pub prepares: u64,
     pub repaired_bytes: u64,
     pub repaired_files: u64,
+    pub read_bytes: u64,
 }
 
 /// One store's replica. See the [module docs](self).
@@ -86,7 +101,12 @@ pub struct Replica {
     pub(super) settled: RecentOps,
     pub(super) fetches: Fetches,
     pub(super) fills: BTreeMap<PgId, Fill>,
+    pub(super) fill_checks: FillChecks,
+    pub(super) load: Load,
     pub(super) purge: Purge,
+    pub(super) reconcile: Reconcile,
+    pub(super) scrub: Scrub,
+    pub(super) catch_up: CatchUp,
     /// Notes applied, maybe not durably.
     pub(super) cursor: LogIndex,
     pub(super) cursor_durable: LogIndex,
@@ -99,6 +119,12 @@ pub struct Replica {
     call_next: u64,
     pub(super) stores: BTreeMap<StoreId, SocketAddr>,
     pub(super) is_paused: bool,
+    pub(super) orders: RepairOrders,
+    pub(super) rejoin: Rejoin,
+    /// Groups with rows of what was copied.
+    pub(super) counted: BTreeSet<PgId>,
+    /// The cluster does not take this store.
+    pub(super) is_refused: bool,
     pub(super) failure: Option<String>,
     pub(super) counts: Counts,
     pub(super) object_reads: Arc<AtomicU64>,
@@ -147,7 +173,16 @@ impl Replica {
             fetches.want_missing(id, row, now);
         }
         let cursor = tables.get(store, &keys::cursor())?.unwrap_or_default();
+        let scrub = tables.get(store, &keys::scrub())?.unwrap_or_default();
+        let mut counted = BTreeSet::new();
+        for (key, _) in rows(b'f')? {
+            counted.extend(keys::parse_fill(&key).map(|(pg, _)| pg));
+        }
+        let rejoin = Rejoin::new(&config, now, cursor > LogIndex(0));
+        let reconcile = Reconcile::new(now + config.reconcile_after);
+        let gaps = tables.get(store, &keys::gaps())?.unwrap_or_default();
         Ok(Self {
+            scrub: Scrub::new(scrub, now + config.scrub_delay),
             settled: RecentOps::new(config.settled_max),
             heartbeats: Heartbeats::new(now),
             config,
@@ -158,7 +193,11 @@ impl Replica {
             aborted,
             fetches,
             fills: BTreeMap::new(),
+            fill_checks: FillChecks::default(),
+            load: Load::default(),
             purge: Purge::default(),
+            reconcile,
+            catch_up: CatchUp::new(gaps),
             cursor,
             cursor_durable: cursor,
             waits: BTreeMap::new(),
@@ -169,6 +208,10 @@ impl Replica {
             call_next: 0,
             stores: BTreeMap::new(),
             is_paused: false,
+            orders: RepairOrders::default(),
+            rejoin,
+            counted,
+            is_refused: false,
             failure: None,
             counts: Counts::default(),
             object_reads: Arc::default(),
@@ -197,8 +240,15 @@ impl Replica {
     #[must_use]
     pub fn next_wake(&self, now: Time) -> Time {
         let mut wake = self.heartbeats.next_wake(now, &self.config);
+        if self.failure.is_none() {
+            wake = wake.min(self.load.next_wake());
+        }
+        if self.failure.is_none() && self.groups.count().is_some() {
+            let waits = [self.scrub.next_wake(), self.reconcile.next_wake()];
+            wake = waits.into_iter().flatten().fold(wake, Time::min);
+        }
         if self.failure.is_none() && !self.is_paused && self.groups.count().is_some() {
-            let fetches = self.fetches.next_wake(now, &self.config);
+            let fetches = self.fetches.next_wake(now, self.fetches_max());
             wake = fetches
                 .into_iter()
                 .chain(self.fills_wake())
@@ -229,7 +279,13 @@ impl Replica {
             }
             ReplicaEvent::Persisted { token, result } => self.on_persisted(cx, token, result),
             ReplicaEvent::CallDone { token, result } => self.on_call_done(cx, token, result),
+            ReplicaEvent::Namespace { token, work } => self.on_namespace(cx, token, work),
+            ReplicaEvent::Damaged { object } if object.is_namespace() => {
+                tracing::warn!(%object, "part of a namespace snapshot is damaged");
+                Ok(()) // the next snapshot replaces it
+            }
             ReplicaEvent::Damaged { object } => self.on_damaged(cx, object),
+            ReplicaEvent::Scrubbed(done) => self.on_scrubbed(cx, done),
             ReplicaEvent::Poke => {
                 self.heartbeats.ask(cx.now, &self.config);
                 Ok(())
@@ -256,7 +312,8 @@ impl Replica {
                 ino,
                 mark,
                 objects,
-            } => self.on_prepare(cx, from, (op, ino, mark), &objects, &payload),
+                about,
+            } => self.on_prepare(cx, from, (op, ino, mark), (&objects, about), &payload),
             ReplicaRequest::Read {
                 object,
                 offset,
@@ -273,6 +330,16 @@ impl Replica {
                 self.on_usage(cx, from);
                 Ok(())
             }
+            ReplicaRequest::Fetch { object } => {
+                cx.out
+                    .push(ReplicaAction::Read(ReadJob::Fetch { to: from, object }));
+                Ok(())
+            }
+            ReplicaRequest::Scrub { start } => {
+                self.on_scrub(cx, from, start);
+                Ok(())
+            }
+            body => self.on_inventory(cx, from, body),
         }
     }
 
@@ -285,8 +352,10 @@ impl Replica {
         match self.calls.remove(&token) {
             Some(CallKind::Heartbeat) => self.on_heartbeat_done(cx, token, result),
             Some(CallKind::Listing(pg)) => self.on_listing(cx, pg, token, result),
-            Some(CallKind::Fetch(id, source)) => {
-                self.on_fetched(cx, id, source, result);
+            Some(CallKind::Fetch(id, source)) => self.on_fetched(cx, id, source, result),
+            Some(CallKind::Fates) => self.on_fates(cx, token, result),
+            Some(CallKind::ScrubListing) => {
+                self.on_scrub_listing(cx, token, result);
                 Ok(())
             }
             // Not ours, or told twice.
@@ -297,10 +366,18 @@ impl Replica {
     /// Background work that may go on now.
     fn pump(&mut self, cx: &mut Cx<'_>) -> Result<(), TableError> {
         if self.failure.is_none() {
+            self.pump_waits(cx);
             self.pump_adoption(cx);
             self.pump_purge(cx)?;
-            self.pump_fills(cx);
+            self.pump_load(cx)?;
+            self.pump_counts(cx)?;
+            self.pump_fills(cx)?;
+            self.pump_scrub(cx)?;
+            self.pump_reconcile(cx)?;
+            self.pump_catch_up(cx);
+            self.pump_fill_checks(cx);
             self.pump_fetches(cx);
+            self.pump_rejoin(cx);
         }
         self.pump_heartbeat(cx);
         Ok(())
@@ -318,6 +395,8 @@ impl Replica {
                 self.waits.insert(
                     token,
                     Wait {
+                        seq: batch.seq(),
+                        since: cx.now,
                         bytes,
                         objects,
                         after,
@@ -360,12 +439,16 @@ impl Replica {
             return Ok(());
         }
         self.token_durable = token;
+        if cx.store.take_roomless(wait.seq) {
+            return self.without_room(cx, &wait.objects, wait.after);
+        }
+        self.arrived(cx, &wait.objects)?;
         wait.after
             .into_iter()
             .try_for_each(|after| self.after(cx, after))
     }
 
-    fn after(&mut self, cx: &mut Cx<'_>, after: After) -> Result<(), TableError> {
+    pub(super) fn after(&mut self, cx: &mut Cx<'_>, after: After) -> Result<(), TableError> {
         match after {
             After::Ack(wait) => self.acknowledge(cx, wait)?,
             After::Dropped(to) => self.dropped(cx, to),
@@ -373,6 +456,10 @@ impl Replica {
             After::Adopted(epochs) => self.adopted(cx, &epochs),
             After::Fetched(id) => self.fetch_stored(cx, id),
             After::Purged => self.purge_done(cx),
+            After::Namespace(token) => {
+                let result = Ok(());
+                cx.out.push(ReplicaAction::NamespaceDone { token, result });
+            }
         }
         Ok(())
     }
@@ -382,6 +469,9 @@ impl Replica {
         for after in after {
             if let After::Ack(AckWait { to, .. }) | After::Dropped(to) = after {
                 cx.out.push(refuse(to, ErrorCode::StoreFailed.into()));
+            } else if let After::Namespace(token) = after {
+                let result = Err("the store has failed".to_owned());
+                cx.out.push(ReplicaAction::NamespaceDone { token, result });
             }
         }
     }

@@ -15,8 +15,10 @@ impl Replica {
     /// A newer map was learned.
     pub(super) fn groups_changed(&mut self, cx: &mut Cx<'_>) {
         self.fills_changed(cx);
+        self.reconcile.soon(cx.now + self.config.reconcile_after);
         let pgs: Vec<_> = self.groups.iter().map(|(pg, _)| pg).collect();
         self.strays_changed(pgs.into_iter());
+        self.rejoin.map_changed(&self.groups);
     }
 
     /// Makes newer epochs durable; from the moment the map was learned the older ones are refused.

@@ -14,6 +14,7 @@ use super::machine::{After, Cx, Replica};
 use super::tables::{CleanRow, MissingRow, ObjectRow, TableError, Tx, keys};
 use crate::types::{ChunkNo, Ino, LogIndex, ObjectId, ObjectSum, OpId, PgId, Revision};
 use crate::wire::master::Note;
+use std::time::Duration;
 
 impl Replica {
     /// Applies notes; all with index <= `upto` are contained that are above the cursor sent.
@@ -45,6 +46,10 @@ impl Replica {
         (index, pg): (LogIndex, PgId),
         note: Note,
     ) -> Result<(), TableError> {
+        // Its objects may be in any group.
+        if let Note::Aborted { ino, op } = note {
+            return self.drop_op(cx, tx, (pg, ino), op);
+        }
         let is_member = match self.groups.role(pg) {
             Some(Role::Member { .. }) => true,
             Some(Role::Prior) => false,
@@ -62,7 +67,7 @@ impl Replica {
                 .into_iter()
                 .try_for_each(|object| self.note_hold(cx, tx, index, (pg, ino, chunk), object)),
             Note::Hold { .. } => Ok(()),
-            Note::Aborted { ino, op } => self.drop_op(cx, tx, (pg, ino), op),
+            Note::Aborted { .. } => Ok(()),
             Note::Delete { objects } => {
                 for id in objects {
                     self.delete_object(cx, tx, id)?;
@@ -126,11 +131,10 @@ impl Replica {
             chunk,
             sum,
         };
-        if self
-            .tables
-            .object(cx.store, id)?
-            .is_some_and(|row| row.sum == sum)
-        {
+        let row = self.tables.object(cx.store, id)?;
+        // On its way to the disk, it may find no room there.
+        let is_durable = !self.writing.contains_key(&id);
+        if is_durable && row.is_some_and(|row| row.sum == sum) {
             return Ok(());
         }
         let row = MissingRow {
@@ -138,7 +142,13 @@ impl Replica {
             since: index,
         };
         self.tables.put(tx, keys::object(b'x', id), &row);
-        let soonest = cx.now + self.config.heal_delay;
+        // What was missed while this store was away is not on its way any more.
+        let delay = if self.rejoin.is_behind() {
+            Duration::ZERO
+        } else {
+            self.config.heal_delay
+        };
+        let soonest = cx.now + delay;
         self.fetches.want(id, object, Why::Note(index), soonest);
         Ok(())
     }
@@ -182,6 +192,7 @@ impl Replica {
         id: ObjectId,
     ) -> Result<(), TableError> {
         self.unwant(cx, tx, id);
+        self.scrub.deleted(id);
         if self.tables.object(cx.store, id)?.is_some() {
             self.tables.delete_object(tx, id);
         }

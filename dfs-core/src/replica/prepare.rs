@@ -11,12 +11,13 @@
 use super::event::{answer, store_name};
 use super::machine::{After, Cx, Replica};
 use super::marks::Mark;
-use super::tables::{ObjectRow, TableError, keys};
-use crate::store::{ObjectHeader, ObjectWrite};
+use super::tables::{ObjectRow, TableError, Tx, keys};
+use crate::store::{ObjectHeader, ObjectStore, ObjectWrite};
 use crate::types::{
-    BLOCK_SIZE, CHUNK_SIZE, ChunkNo, Epoch, Ino, ObjectId, ObjectSum, OpId, PgId, StoreId, pg_of,
+    BLOCK_SIZE, CHUNK_SIZE, ChunkNo, Epoch, Ino, ObjectAbout, ObjectId, ObjectSum, OpId, PgId,
+    StoreId, pg_of,
 };
-use crate::wire::replica::{MarkRequest, PrepareObject};
+use crate::wire::replica::{MarkRequest, PrepareAbout, PrepareObject};
 use crate::wire::rpc::ReplyTo;
 use crate::wire::{ErrorCode, ReplicaResponse, WireError};
 use bytes::Bytes;
@@ -117,13 +118,21 @@ fn damaged(me: StoreId, ino: Ino, object: &PrepareObject) -> WireError {
     WireError::new(ErrorCode::DamagedInTransit, detail)
 }
 
+/// What the header of the `at`th object of a PREPARE says of the file.
+fn about_object(about: &PrepareAbout, at: usize) -> Box<ObjectAbout> {
+    Box::new(ObjectAbout {
+        start: about.starts.get(at).copied().unwrap_or_default(),
+        put: about.put.clone(),
+    })
+}
+
 impl Replica {
     pub(super) fn on_prepare(
         &mut self,
         cx: &mut Cx<'_>,
         to: ReplyTo,
         (op, ino, mark): (OpId, Ino, Option<MarkRequest>),
-        objects: &[PrepareObject],
+        (objects, about): (&[PrepareObject], Option<Box<PrepareAbout>>),
         payload: &Bytes,
     ) -> Result<(), WireError> {
         let pieces = cut_payload(self.config.store, (op, ino), objects, payload)
@@ -142,7 +151,7 @@ impl Replica {
             objects: objects.iter().map(|o| o.id).collect(),
         };
         self.may_acknowledge(cx, &wait)?;
-        let plan = self.plan(cx, ino, &wait, objects.iter().zip(pieces))?;
+        let plan = self.plan(cx, &wait, objects.iter().zip(pieces), about.as_deref())?;
         self.admit(cx, &plan)?;
         if !plan.puts.is_empty() || plan.mark.is_some() {
             self.write(cx, plan, wait);
@@ -233,12 +242,13 @@ impl Replica {
     fn plan<'a>(
         &self,
         cx: &Cx<'_>,
-        ino: Ino,
         wait: &AckWait,
         objects: impl Iterator<Item = (&'a PrepareObject, Option<Bytes>)>,
+        about: Option<&PrepareAbout>,
     ) -> Result<Plan, WireError> {
+        let ino = wait.ino;
         let mut plan = Plan::default();
-        for (object, bytes) in objects {
+        for (at, (object, bytes)) in objects.enumerate() {
             let sum = object.sums.object_sum(object.len);
             let row = ObjectRow {
                 pg: object.pg,
@@ -256,7 +266,7 @@ impl Replica {
                     chunk: object.chunk,
                     len: object.len,
                     sums: object.sums.clone(),
-                    path_hint: None,
+                    about: about.map(|about| about_object(about, at)),
                 };
                 let put = ObjectWrite { header, bytes };
                 plan.puts.push((put, row));
@@ -284,22 +294,21 @@ impl Replica {
             Some(row) if row.sum != sum => {
                 Err(bad(format!("object {id} exists here with other bytes")))
             }
-            Some(_) => Ok(!self.fetches.is_damaged(id)),
+            Some(_) => Ok(self.writing.contains_key(&id) || !self.fetches.is_damaged(id)),
             None => Ok(false),
         }
     }
 
-    fn admit(&self, cx: &Cx<'_>, plan: &Plan) -> Result<(), WireError> {
+    fn admit(&mut self, cx: &Cx<'_>, plan: &Plan) -> Result<(), WireError> {
         let bytes: u64 = plan
             .puts
             .iter()
             .map(|(put, _)| put.bytes.len() as u64)
             .sum();
         if bytes > 0 {
-            cx.store.admit(bytes).map_err(|error| {
-                let name = store_name(self.config.store);
-                WireError::new(ErrorCode::NoSpace, format!("{name}: {error}"))
-            })?;
+            let costs = plan.puts.iter();
+            let costs = costs.map(|(put, _)| ObjectStore::cost_of(put.header.len));
+            self.admit_bytes(cx, costs.sum())?;
         }
         if self.waiting_bytes > 0 && self.waiting_bytes + bytes > self.config.waiting_bytes_max {
             return Err(WireError::new(
@@ -313,9 +322,7 @@ impl Replica {
     fn write(&mut self, cx: &mut Cx<'_>, plan: Plan, wait: AckWait) {
         let mut tx = self.tables.begin();
         for (put, row) in plan.puts {
-            let id = put.header.id;
             self.tables.put_object(&mut tx, put, &row);
-            self.unwant(cx, &mut tx, id);
         }
         if let Some(pg) = plan.mark {
             self.tables
@@ -327,6 +334,22 @@ impl Replica {
             self.marks.insert(pg, wait.ino, wait.op, mark);
         }
         self.persist(cx, tx, vec![After::Ack(wait)]);
+    }
+
+    /// The batch found no room: its mark, if it is still to be kept, goes with the next one.
+    pub(super) fn mark_again(&mut self, cx: &Cx<'_>, tx: &mut Tx, wait: &AckWait) {
+        let lost = self.token_durable;
+        let mark = |pg| self.marks.get(pg, wait.ino, wait.op);
+        if let Some(pg) = wait.mark
+            && mark(pg).is_some_and(|mark| mark.token == lost)
+        {
+            self.tables.put(tx, keys::mark(pg, wait.ino, wait.op), &());
+            let mark = Mark {
+                since: cx.now,
+                token: tx.token,
+            };
+            self.marks.insert(pg, wait.ino, wait.op, mark);
+        }
     }
 
     /// Steps 6 and 7.

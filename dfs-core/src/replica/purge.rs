@@ -10,11 +10,13 @@
 use super::groups::Role;
 use super::machine::{After, Cx, Replica};
 use super::tables::{self, MissingRow, ObjectRow, TableError, keys};
-use crate::types::{Epoch, PgId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::types::PgId;
+use std::collections::BTreeSet;
 
 /// Rows looked at per page.
 const PAGE: usize = 512;
+/// Pages without a stray that are passed over at a time.
+const EMPTY_PAGES_MAX: u32 = 16;
 
 #[derive(Debug)]
 struct Run {
@@ -33,11 +35,21 @@ pub(super) struct Purge {
     /// The last batch of these is under way.
     rows_under_way: BTreeSet<PgId>,
     emptied: BTreeSet<PgId>,
-    /// Emptied in this run of the daemon, at that epoch: not walked again.
-    done: BTreeMap<PgId, Epoch>,
+    /// Emptied in this run of the daemon, and not this store's since: not walked again, whatever
+    /// epochs others begin there.
+    done: BTreeSet<PgId>,
+    /// Walks begun.
+    pub(super) walks: u64,
 }
 
 impl Purge {
+    /// Groups still to be emptied.
+    pub fn left(&self) -> u32 {
+        let run = self.run.as_ref().map_or(0, |run| run.pgs.len());
+        let all = self.wanted.len() + run + self.rows_under_way.len();
+        u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
     /// Emptied and not yet reported.
     pub fn emptied(&self) -> Vec<PgId> {
         self.emptied.iter().copied().collect()
@@ -69,13 +81,13 @@ impl Replica {
     /// These epochs are durable now.
     pub(super) fn strays_changed(&mut self, pgs: impl Iterator<Item = PgId>) {
         for pg in pgs {
-            if self.is_stray(pg) {
-                let epoch = self.groups.info(pg).map(|info| info.epoch);
-                if self.purge.done.get(&pg).copied() != epoch && !self.purge.is_running(pg) {
-                    self.purge.wanted.insert(pg);
-                }
-            } else {
+            if self.groups.role(pg) != Some(Role::Gone) {
+                self.purge.done.remove(&pg);
+            }
+            if !self.is_stray(pg) {
                 self.purge.forget(pg);
+            } else if !self.purge.done.contains(&pg) && !self.purge.is_running(pg) {
+                self.purge.wanted.insert(pg);
             }
         }
     }
@@ -85,12 +97,7 @@ impl Replica {
         self.purge.is_busy = false;
         for pg in std::mem::take(&mut self.purge.rows_under_way) {
             if self.is_stray(pg) {
-                let epoch = self
-                    .groups
-                    .info(pg)
-                    .map(|info| info.epoch)
-                    .unwrap_or_default();
-                self.purge.done.insert(pg, epoch);
+                self.purge.done.insert(pg);
                 self.purge.emptied.insert(pg);
                 self.heartbeats.ask(cx.now, &self.config);
             }
@@ -109,6 +116,7 @@ impl Replica {
         }
         if self.purge.run.is_none() && !self.purge.wanted.is_empty() {
             let pgs = std::mem::take(&mut self.purge.wanted);
+            self.purge.walks += 1;
             self.purge.run = Some(Run {
                 pgs,
                 after: None,
@@ -133,19 +141,26 @@ impl Replica {
     }
 
     fn purge_page(&mut self, cx: &mut Cx<'_>, run: &mut Run) -> Result<(), TableError> {
-        let rows = self
-            .tables
-            .scan(cx.store, &keys::table(b'o'), run.after.as_deref(), PAGE)?;
-        run.is_walked = rows.len() < PAGE;
         let mut tx = self.tables.begin();
-        for (key, value) in &rows {
-            let row: ObjectRow = tables::decode(key, value)?;
-            if run.pgs.contains(&row.pg) {
-                let id = keys::parse_object(key).ok_or_else(|| tables::bad_key(key))?;
-                self.delete_object(cx, &mut tx, id)?;
+        let (mut pages, mut strays) = (0, 0);
+        while strays == 0 && pages < EMPTY_PAGES_MAX && !run.is_walked {
+            let after = run.after.as_deref();
+            let rows = self
+                .tables
+                .scan(cx.store, &keys::table(b'o'), after, PAGE)?;
+            run.is_walked = rows.len() < PAGE;
+            for (key, value) in &rows {
+                let row: ObjectRow = tables::decode(key, value)?;
+                if run.pgs.contains(&row.pg) {
+                    let id = keys::parse_object(key).ok_or_else(|| tables::bad_key(key))?;
+                    self.delete_object(cx, &mut tx, id)?;
+                    self.rejoin.wiped(row.pg);
+                    strays += 1;
+                }
             }
+            run.after = rows.last().map(|(key, _)| key.clone()).or(run.after.take());
+            pages += 1;
         }
-        run.after = rows.last().map(|(key, _)| key.clone()).or(run.after.take());
         self.purge.is_busy = true;
         self.persist(cx, tx, vec![After::Purged]);
         Ok(())

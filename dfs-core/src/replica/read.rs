@@ -5,11 +5,12 @@
 //! read. A damaged object is an error that names it and the place, and is handed to the machine for
 //! repair.
 use super::event::ReadJob;
-use crate::store::{ObjectStore, ReadPlan, StoreError};
+use crate::store::{ObjectRead, ObjectStore, ReadPlan, StoreError};
 use crate::types::ObjectId;
 use crate::wire::replica::CheckState;
 use crate::wire::rpc::{Reply, ReplyTo};
 use crate::wire::{ErrorCode, ReplicaResponse, Response, Stamp, WireError};
+use bytes::Bytes;
 
 /// Objects of one `Check` at most.
 pub const CHECK_MAX: usize = 4096;
@@ -18,10 +19,6 @@ type Plan = Result<ReadPlan, StoreError>;
 
 /// A read that is ready to run on any thread.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once per read and moved twice"
-)]
 pub enum Planned {
     /// Answers a `Read`.
     Read {
@@ -33,6 +30,15 @@ pub enum Planned {
         plan: Plan,
         /// The stamp that goes along.
         stamp: Option<Result<Stamp, WireError>>,
+    },
+    /// Answers a `Fetch`.
+    Fetch {
+        /// Whom to answer.
+        to: ReplyTo,
+        /// The object.
+        object: ObjectId,
+        /// How.
+        plan: Plan,
     },
     /// Answers a `Check`.
     Check {
@@ -59,6 +65,11 @@ pub fn plan(job: ReadJob, store: &ObjectStore) -> Planned {
             plan: store.plan_read(object, offset, len),
             stamp,
         },
+        ReadJob::Fetch { to, object } => Planned::Fetch {
+            to,
+            object,
+            plan: store.plan_read(object, 0, u32::MAX),
+        },
         ReadJob::Check { to, objects } => {
             let plan = |id| (id, store.plan_read(id, 0, u32::MAX));
             Planned::Check {
@@ -74,7 +85,9 @@ impl Planned {
     #[must_use]
     pub fn waits_for_disk(&self) -> bool {
         match self {
-            Self::Read { plan, .. } => plan.as_ref().is_ok_and(ReadPlan::waits_for_disk),
+            Self::Read { plan, .. } | Self::Fetch { plan, .. } => {
+                plan.as_ref().is_ok_and(ReadPlan::waits_for_disk)
+            }
             Self::Check { .. } => true,
         }
     }
@@ -89,38 +102,23 @@ impl Planned {
                 object,
                 plan,
                 stamp,
-            } => match plan.and_then(ReadPlan::run) {
-                Ok(read) => {
-                    let (offset, sum, sums) = (read.offset, read.sum, read.sums);
-                    let body = ReplicaResponse::Read {
-                        offset,
-                        sum,
-                        sums,
-                        stamp,
-                    };
-                    let body = Ok(Response::Replica(body));
-                    (
-                        Reply {
-                            to,
-                            body,
-                            payload: vec![read.bytes],
-                        },
-                        Vec::new(),
-                    )
-                }
-                Err(error) => {
-                    let damaged = is_damage(&error).then_some(object);
-                    let body = Err(to_wire(&error));
-                    (
-                        Reply {
-                            to,
-                            body,
-                            payload: Vec::new(),
-                        },
-                        damaged.into_iter().collect(),
-                    )
-                }
-            },
+            } => answered(to, object, plan.and_then(ReadPlan::run), |read| {
+                let (offset, sum, sums) = (read.offset, read.sum, read.sums);
+                let body = ReplicaResponse::Read {
+                    offset,
+                    sum,
+                    sums,
+                    stamp,
+                };
+                (body, read.bytes)
+            }),
+            Self::Fetch { to, object, plan } => {
+                let about = plan.as_ref().ok().and_then(ReadPlan::about);
+                answered(to, object, plan.and_then(ReadPlan::run), |read| {
+                    let sums = read.sums;
+                    (ReplicaResponse::Fetched { sums, about }, read.bytes)
+                })
+            }
             Self::Check { to, plans } => {
                 let mut damaged = Vec::new();
                 let states = plans
@@ -137,6 +135,27 @@ impl Planned {
                     damaged,
                 )
             }
+        }
+    }
+}
+
+/// The reply to one read, and the object if it is damaged.
+fn answered(
+    to: ReplyTo,
+    object: ObjectId,
+    read: Result<ObjectRead, StoreError>,
+    response: impl FnOnce(ObjectRead) -> (ReplicaResponse, Bytes),
+) -> (Reply, Vec<ObjectId>) {
+    match read {
+        Ok(read) => {
+            let (body, bytes) = response(read);
+            let (body, payload) = (Ok(Response::Replica(body)), vec![bytes]);
+            (Reply { to, body, payload }, Vec::new())
+        }
+        Err(error) => {
+            let damaged = is_damage(&error).then_some(object);
+            let (body, payload) = (Err(to_wire(&error)), Vec::new());
+            (Reply { to, body, payload }, damaged.into_iter().collect())
         }
     }
 }

@@ -37,6 +37,7 @@ impl Replica {
         stamp: Option<StampRequest>,
     ) {
         let stamp = stamp.map(|wanted| self.stamp(cx, wanted));
+        self.counts.read_bytes += u64::from(len);
         let job = ReadJob::Read {
             to,
             object,
@@ -75,8 +76,8 @@ impl Replica {
         }
         self.check_serves(cx, pg, epoch)?;
         let is_told = match self.groups.role(pg) {
-            Some(Role::Member { filling: false }) => true,
-            Some(Role::Member { filling: true }) => self
+            Some(Role::Member { filling: false }) if !self.catch_up.is_open(pg) => true,
+            Some(Role::Member { .. }) => self
                 .fills
                 .get(&pg)
                 .is_some_and(|f| f.epoch == epoch && f.knows(ino)),

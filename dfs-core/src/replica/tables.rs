@@ -8,7 +8,10 @@
 //! | `m` pg ino op | mark: op is in flight (empty value) |
 //! | `o` object | [`ObjectRow`]: an object held |
 //! | `x` object | [`MissingRow`]: an object that must be held and is not yet |
+//! | `f` pg ino | [`FillRow`]: what was copied to fill the group |
 //! | `a` counter | [`OpId`] that will never be applied |
+//! | `v` | [`ScrubRow`](super::scrub::ScrubRow): where the scrub is and what it found |
+//! | `g` | complete groups of which notes were missed |
 //!
 //! What is written to a batch is visible at once: first through [`Tables`], after the batch was
 //! applied through the store. Reading ahead of durability is safe: what a crash takes back is only
@@ -16,7 +19,7 @@
 use crate::store::overlay::{Direction, MemTable, merged_get, merged_scan};
 use crate::store::{Batch, KvError, KvOp, KvPair, ObjectStore, ObjectWrite, prefix_end};
 use crate::types::LogIndex;
-use crate::types::{ChunkNo, ClientId, Ino, ObjectId, ObjectSum, OpId, PgId, Revision};
+use crate::types::{ChunkNo, ClientId, Epoch, Ino, ObjectId, ObjectSum, OpId, PgId, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +57,19 @@ pub struct MissingRow {
     pub since: LogIndex,
 }
 
+/// What was copied of a file to fill its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FillRow {
+    /// At this epoch; another one begins anew.
+    pub epoch: Epoch,
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The file has bytes in other groups too.
+    pub is_wide: bool,
+}
+
 /// Keys of the tables, and back.
 pub mod keys {
     use super::{ClientId, Ino, ObjectId, OpId, PgId, TABLES};
@@ -69,6 +85,16 @@ pub mod keys {
     pub fn cursor() -> Vec<u8> {
         key(b'c', &[])
     }
+    /// The scrub.
+    #[must_use]
+    pub fn scrub() -> Vec<u8> {
+        key(b'v', &[])
+    }
+    /// Groups of which notes were missed.
+    #[must_use]
+    pub fn gaps() -> Vec<u8> {
+        key(b'g', &[])
+    }
     /// All rows of a table.
     #[must_use]
     pub fn table(table: u8) -> Vec<u8> {
@@ -79,7 +105,7 @@ pub mod keys {
     pub fn epoch(pg: PgId) -> Vec<u8> {
         key(b'e', &[&pg.0.to_be_bytes()])
     }
-    /// All stamps (`s`) or marks (`m`) of a group.
+    /// All stamps (`s`), marks (`m`) or fill rows (`f`) of a group.
     #[must_use]
     pub fn of_pg(table: u8, pg: PgId) -> Vec<u8> {
         key(table, &[&pg.0.to_be_bytes()])
@@ -88,6 +114,17 @@ pub mod keys {
     #[must_use]
     pub fn stamp(pg: PgId, ino: Ino) -> Vec<u8> {
         key(b's', &[&pg.0.to_be_bytes(), &ino.0.to_be_bytes()])
+    }
+    /// What was copied of a file to fill its group.
+    #[must_use]
+    pub fn fill(pg: PgId, ino: Ino) -> Vec<u8> {
+        key(b'f', &[&pg.0.to_be_bytes(), &ino.0.to_be_bytes()])
+    }
+    /// Group and inode of an `f` key.
+    #[must_use]
+    pub fn parse_fill(key: &[u8]) -> Option<(PgId, Ino)> {
+        let ino = u64::from_be_bytes(key.get(4..12)?.try_into().ok()?);
+        Some((parse_pg(key)?, Ino(ino)))
     }
     /// A mark.
     #[must_use]
@@ -137,6 +174,11 @@ pub mod keys {
         let ino = Ino(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?));
         Some((pg, ino, op_at(key.get(12..)?)?))
     }
+    /// The inode of an `s` key.
+    #[must_use]
+    pub fn parse_stamp(key: &[u8]) -> Option<Ino> {
+        Some(Ino(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?)))
+    }
     /// The group of an `e` key.
     #[must_use]
     pub fn parse_pg(key: &[u8]) -> Option<PgId> {
@@ -170,6 +212,7 @@ pub struct Tx {
     pub token: u64,
     objects: Vec<ObjectWrite>,
     deletes: Vec<ObjectId>,
+    restores: Vec<ObjectId>,
 }
 
 impl Tx {
@@ -177,6 +220,22 @@ impl Tx {
     #[must_use]
     pub fn object_bytes(&self) -> u64 {
         self.objects.iter().map(|o| o.bytes.len() as u64).sum()
+    }
+
+    /// Writes an object that has no row: no master knows it.
+    pub fn put_unlisted(&mut self, object: ObjectWrite) {
+        self.deletes.push(object.header.id);
+        self.objects.push(object);
+    }
+
+    /// Removes such an object.
+    pub fn delete_unlisted(&mut self, id: ObjectId) {
+        self.deletes.push(id);
+    }
+
+    /// Brings back what was there before an object that found no room.
+    pub fn restore(&mut self, id: ObjectId) {
+        self.restores.push(id);
     }
 
     /// Objects that are written.
@@ -205,6 +264,7 @@ impl Tables {
             token: self.token_last,
             objects: Vec::new(),
             deletes: Vec::new(),
+            restores: Vec::new(),
         }
     }
 
@@ -220,6 +280,7 @@ impl Tables {
             .collect();
         Batch {
             deletes: tx.deletes,
+            restores: tx.restores,
             objects: tx.objects,
             ops,
         }
@@ -227,8 +288,7 @@ impl Tables {
 
     /// Sets a row.
     pub fn put(&mut self, _: &mut Tx, key: Vec<u8>, row: &impl Serialize) {
-        let value = postcard::to_allocvec(row).expect("rows are plain data");
-        self.changes.insert(key, Some(value));
+        self.changes.insert(key, Some(encode(row)));
     }
 
     /// Removes a row.
@@ -301,6 +361,15 @@ impl Tables {
     ) -> Result<Option<ObjectRow>, TableError> {
         self.get(store, &keys::object(b'o', id))
     }
+}
+
+/// A row as it is stored.
+///
+/// # Panics
+/// Never for rows of tables: they are plain data.
+#[must_use]
+pub fn encode(row: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(row).expect("rows are plain data")
 }
 
 /// Decodes a row.

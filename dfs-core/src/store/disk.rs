@@ -8,6 +8,9 @@
 //! a crash as allowed above and nowhere else.
 use bytes::Bytes;
 
+/// How a full device is called, also where an error is passed on in words.
+pub const NO_SPACE: &str = "no space left on device";
+
 /// A failed disk operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
@@ -18,7 +21,7 @@ pub enum DiskError {
         path: String,
     },
     /// The device is full. Some bytes may have been written; none are promised.
-    #[error("{path}: no space left on device")]
+    #[error("{path}: {NO_SPACE}")]
     NoSpace {
         /// Relative path.
         path: String,
@@ -33,6 +36,26 @@ pub enum DiskError {
         /// The operating system's words.
         cause: String,
     },
+}
+
+impl DiskError {
+    /// True if bytes were read that are not those written, and no copy of them is good.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Io { what, .. } if *what == super::mirror::VERIFY)
+    }
+
+    /// True if the process or the system lacked something for the operation (EINTR, EAGAIN, ENOMEM,
+    /// ENFILE, EMFILE): it says nothing of the file.
+    #[must_use]
+    pub fn is_want(&self) -> bool {
+        const WANTS: [i32; 5] = [4, 11, 12, 23, 24];
+        let is_of = |cause: &str| {
+            let ends = |code: &i32| cause.ends_with(&format!("(os error {code})"));
+            WANTS.iter().any(ends)
+        };
+        matches!(self, Self::Io { cause, .. } if is_of(cause))
+    }
 }
 
 /// Bytes of the device below a disk.
@@ -84,6 +107,14 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// I/O.
     fn space(&self) -> Result<DiskSpace, DiskError>;
+    /// True while even what must never fail finds no room: nothing can be promised now.
+    fn is_out_of_room(&self) -> bool {
+        false
+    }
+    /// How long an operation takes, smoothed; zero while that is not known. Not a promise.
+    fn latency(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// An open file of a [`Disk`].
@@ -102,6 +133,9 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
         out[..bytes.len()].copy_from_slice(&bytes);
         Ok(bytes.len())
     }
+    /// Lets the system forget what it keeps of a range in memory, so that the next read comes from
+    /// the device. A hint: what is not written out yet stays.
+    fn forget_cached(&self, offset: u64, len: u64);
     /// Writes all of `bytes` at `offset`, extending the file as needed. Not durable yet.
     ///
     /// # Errors
@@ -112,6 +146,14 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// I/O; the earlier writes are then lost for good, whatever a later sync says.
     fn sync_data(&self) -> Result<(), DiskError>;
+    /// Makes this file and others durable, in any order.
+    ///
+    /// # Errors
+    /// As [`sync_data`](Self::sync_data); some may be durable.
+    fn sync_with(&self, others: &[&dyn DiskFile]) -> Result<(), DiskError> {
+        others.iter().try_for_each(|file| file.sync_data())?;
+        self.sync_data()
+    }
     /// Length in bytes.
     ///
     /// # Errors
@@ -129,4 +171,24 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// I/O.
     fn set_len(&self, len: u64) -> Result<(), DiskError>;
+    /// Takes the blocks of an empty file's first `len` bytes, which read as zeros.
+    ///
+    /// # Errors
+    /// I/O or no space; part of them may be taken.
+    fn allocate(&self, len: u64) -> Result<(), DiskError> {
+        write_zeros(self, len)
+    }
+}
+
+/// Writes `len` zeros to the begin of a file.
+pub(super) fn write_zeros<F: DiskFile + ?Sized>(file: &F, len: u64) -> Result<(), DiskError> {
+    let zeros = [0; 64 << 10];
+    let mut at = 0;
+    while at < len {
+        let step = (len - at).min(zeros.len() as u64);
+        let step = usize::try_from(step).expect("at most the block of zeros");
+        file.write_at(at, &zeros[..step])?;
+        at += step as u64;
+    }
+    Ok(())
 }

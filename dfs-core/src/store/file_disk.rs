@@ -56,6 +56,9 @@ pub enum LockError {
 /// Syncs that run side by side.
 const SYNC_THREADS: usize = 8;
 
+/// Says in a directory why it was set aside.
+const ASIDE_FILE: &str = "damage.txt";
+
 /// Name of the lock file that [`lock_dir`] keeps in the directory.
 pub const LOCK_FILE: &str = "lock";
 
@@ -70,6 +73,52 @@ fn error(path: &str, what: &'static str, e: &io::Error) -> DiskError {
             cause: e.to_string(),
         },
     }
+}
+
+/// Directories that [`set_aside`] made of `dir`, by name, with what was written in them.
+pub fn were_set_aside(dir: &Path) -> Vec<(String, String)> {
+    let Some(name) = dir.file_name().and_then(|name| name.to_str()) else {
+        return Vec::new();
+    };
+    let prefix = format!("{name}.damaged-");
+    let entries = dir.parent().and_then(|above| fs::read_dir(above).ok());
+    let one = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let why = fs::read_to_string(entry.path().join(ASIDE_FILE)).unwrap_or_default();
+        name.starts_with(&prefix)
+            .then(|| (name, why.trim().to_owned()))
+    };
+    let mut found: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(one)
+        .collect();
+    found.sort();
+    found
+}
+
+/// Gives a directory another name beside it, `NAME.damaged-N`, and leaves it as it is but for a
+/// file that says why. Returns the new name.
+///
+/// # Errors
+/// [`LockError::InUse`]; I/O. The directory is where it was.
+pub fn set_aside(dir: &Path, why: &str) -> Result<PathBuf, LockError> {
+    let _lock = lock_dir(dir)?;
+    let shown = dir.display().to_string();
+    let failed = |e: &io::Error| LockError::from(error(&shown, "set aside", e));
+    fs::write(dir.join(ASIDE_FILE), format!("{why}\n")).map_err(|e| failed(&e))?;
+    let fresh = (1..).map(|n: u32| {
+        let mut name = dir.as_os_str().to_owned();
+        name.push(format!(".damaged-{n}"));
+        PathBuf::from(name)
+    });
+    let mut fresh = fresh.filter(|path| !path.exists());
+    let to = fresh.next().expect("the numbers do not end");
+    fs::rename(dir, &to).map_err(|e| failed(&e))?;
+    let above = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    sync_path(above.unwrap_or(Path::new(".")), &shown)?;
+    Ok(to)
 }
 
 /// Takes the exclusive lock of `dir` (created if missing).
@@ -97,8 +146,36 @@ pub fn lock_dir(dir: &Path) -> Result<DirLock, LockError> {
         .set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()));
-    noted.map_err(|e| error(&shown, "write lock file", &e))?;
+    match noted.map_err(|e| error(&shown, "write lock file", &e)) {
+        // Who holds it is a courtesy: a full device must not keep a daemon from starting.
+        Ok(()) | Err(DiskError::NoSpace { .. }) => {}
+        Err(e) => return Err(e.into()),
+    }
     Ok(DirLock { _file: file })
+}
+
+/// Keeps daemons off `dir` without changing it; `None` if it has no lock file, as no daemon ran there.
+///
+/// # Errors
+/// [`LockError::InUse`] when a daemon holds it; I/O.
+pub fn share_dir(dir: &Path) -> Result<Option<DirLock>, LockError> {
+    let path = dir.join(LOCK_FILE);
+    let shown = dir.display().to_string();
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(error(&shown, "open lock file", &e).into()),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Some(DirLock { _file: file })),
+        Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+            let mut pid = String::new();
+            let readable = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+            let pid = if readable { pid.trim() } else { "unknown" }.to_owned();
+            Err(LockError::InUse { dir: shown, pid })
+        }
+        Err(e) => Err(error(&shown, "lock", &e.into()).into()),
+    }
 }
 
 impl FileDisk {
@@ -287,6 +364,12 @@ impl DiskFile for OsFile {
         Ok(filled)
     }
 
+    fn forget_cached(&self, offset: u64, len: u64) {
+        // Where it is not supported, what is cached is read.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed);
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let written = self.file.write_all_at(bytes, offset);
         written.map_err(|e| error(&self.path, "write", &e))
@@ -297,6 +380,25 @@ impl DiskFile for OsFile {
         synced.map_err(|e| error(&self.path, "fdatasync", &e))
     }
 
+    /// Side by side: one flush of the device often serves all.
+    fn sync_with(&self, others: &[&dyn DiskFile]) -> Result<(), DiskError> {
+        std::thread::scope(|scope| {
+            let mut helpers = Vec::new();
+            for file in others.iter().copied() {
+                let builder = std::thread::Builder::new();
+                let helper = builder.spawn_scoped(scope, move || file.sync_data());
+                helpers.push((file, helper.ok()));
+            }
+            let mut done = self.sync_data();
+            for (file, helper) in helpers {
+                // What no thread did is done here.
+                let joined = helper.and_then(|helper| helper.join().ok());
+                done = done.and(joined.unwrap_or_else(|| file.sync_data()));
+            }
+            done
+        })
+    }
+
     fn len(&self) -> Result<u64, DiskError> {
         let meta = self.file.metadata();
         Ok(meta.map_err(|e| error(&self.path, "stat", &e))?.len())
@@ -305,6 +407,15 @@ impl DiskFile for OsFile {
     fn set_len(&self, len: u64) -> Result<(), DiskError> {
         let cut = self.file.set_len(len);
         cut.map_err(|e| error(&self.path, "truncate", &e))
+    }
+
+    fn allocate(&self, len: u64) -> Result<(), DiskError> {
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&self.file, flags, 0, len) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP) => super::disk::write_zeros(self, len),
+            Err(e) => Err(error(&self.path, "fallocate", &e.into())),
+        }
     }
 }
 

@@ -17,6 +17,10 @@
 //! Rot in the very last durable record looks like a torn tail. [`mark`](Journal::mark), called when
 //! the journal is idle, closes that gap: it says on disk what is durable.
 //!
+//! A segment whose header is unreadable gets it again from its first record.
+//!
+//! Rot among records that the tables cover ([`JournalOptions::covered`]) is no loss: it is passed over.
+//!
 //! Invariants:
 //! 1. sequence numbers have no gaps, within and across segments;
 //! 2. what `sync` returned `Ok` for is replayed, in order, or the open fails with rot;
@@ -106,15 +110,27 @@ impl Journal {
             segments: mut found,
             mut spares,
         } = find_segments(disk.as_ref(), &options)?;
-        Self::drop_unborn(disk.as_ref(), &options, &mut found)?;
+        let has_dropped = Self::drop_headless(disk.as_ref(), &options, &mut found)?;
         let mut segments = VecDeque::new();
         let mut next_seq = found.first().map_or(1, |(header, _)| header.first_seq);
         for (at, (header, segment)) in found.iter().enumerate() {
             let successor = found.get(at + 1).map(|(next, _)| next.first_seq);
             let file = disk.open(&segment.path, false)?;
             let content = file.read_at(0, usize::try_from(file.len()?).unwrap_or(usize::MAX))?;
-            let done = Self::replay_segment(header, &content, next_seq, replay);
-            Self::check_end(header, segment, &content, &done, successor)?;
+            let mut done = Self::replay_segment(header, &content, next_seq, replay);
+            if let Err(rot) = Self::check_end(header, segment, &content, &done, successor) {
+                // Nothing is lost with records that are kept elsewhere too.
+                let last = match successor {
+                    Some(first) => first.saturating_sub(1),
+                    None => header.highest_after(&content, done.offset),
+                };
+                let is_needed = last > options.covered || done.next_seq > options.covered;
+                if is_needed || (successor.is_none() && header.first_seq == 0) {
+                    return Err(rot);
+                }
+                tracing::warn!(%rot, "the tables hold all of the damaged part: it is not needed");
+                done.next_seq = successor.unwrap_or(options.covered + 1);
+            }
             if successor.is_none() {
                 // What a kill or a failed sync left in the page cache is replayed, so it must not
                 // go later. After a failed sync the pages pass for clean: only a new write of
@@ -124,6 +140,9 @@ impl Journal {
             }
             next_seq = done.next_seq;
             segments.push_back(segment.clone());
+        }
+        if has_dropped {
+            next_seq = next_seq.max(options.covered + 1);
         }
         let segment = found.last().map_or(1, |(header, _)| header.segment + 1);
         // Made anew at every start: the tail that was dropped stays behind in the old segment.
@@ -151,26 +170,39 @@ impl Journal {
         })
     }
 
-    /// Removes a last segment whose header never became durable: no record can be in it.
-    fn drop_unborn(
+    /// Removes last segments without a header: one whose header never became durable has no record;
+    /// one that lost it may have some, which must all be kept elsewhere. True if there was such a one.
+    fn drop_headless(
         disk: &dyn Disk,
         options: &JournalOptions,
         found: &mut Vec<(SegmentHeader, Segment)>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<bool, JournalError> {
+        let mut has_lost = false;
         while let Some((header, segment)) = found.last() {
             if header.first_seq != 0 {
                 break;
             }
             let file = disk.open(&segment.path, false)?;
             let len = usize::try_from(segment.size_bytes).unwrap_or(usize::MAX);
-            if header.proves_durable(&file.read_at(0, len)?, 0, 0) {
+            let last = header.highest_after(&file.read_at(0, len)?, 0);
+            if last > options.covered {
                 return Err(rot(segment, 0, 0, "its header is damaged"));
+            }
+            if last > 0 {
+                has_lost = true;
+                let (path, covered) = (&segment.path, options.covered);
+                tracing::warn!(
+                    path,
+                    last,
+                    covered,
+                    "dropped a journal segment without header: the tables hold all of it"
+                );
             }
             disk.remove(&segment.path)?;
             disk.sync_dir(&options.dir)?;
             found.pop();
         }
-        Ok(())
+        Ok(has_lost)
     }
 
     fn replay_segment(

@@ -203,24 +203,29 @@ fn damage_in_a_segment_that_has_a_successor_is_rot() {
     assert!(matches!(open(&disk), Err(JournalError::Rot { seq: 2, .. })));
 }
 
+/// Takes the header of a segment, and with `first` also that of its first record.
+fn behead(disk: &SimDisk, path: &str, first: bool) {
+    assert!(disk.flip_bit(path, 20));
+    assert!(!first || disk.flip_bit(path, SEGMENT_HEADER_BYTES + 9));
+}
+
 #[test]
-fn a_missing_or_headless_segment_is_rot() {
+fn a_missing_segment_or_one_without_header_and_first_record_is_rot() {
     for damage in [0, 1, 2] {
         let disk = SimDisk::new();
         drop(synced(&disk, &[3000, 3000, 3000]));
         let paths = disk.paths(DIR);
         match damage {
             0 => disk.remove(&paths[1]).unwrap(),
-            1 => assert!(disk.flip_bit(&paths[1], 20)),
+            1 => behead(&disk, &paths[1], true),
             _ => {
-                // The last one: its record 3 was followed by nothing, so mark it first.
                 disk.kill();
                 let (mut journal, _) = open(&disk).unwrap();
-                journal.append(b"x").unwrap();
-                journal.sync().unwrap();
-                journal.mark().unwrap();
-                let last = disk.paths(DIR).pop().unwrap();
-                assert!(disk.flip_bit(&last, 20));
+                for record in [b"x", b"y"] {
+                    journal.append(record).unwrap();
+                    journal.sync().unwrap();
+                }
+                behead(&disk, &disk.paths(DIR).pop().unwrap(), true);
             }
         }
         disk.kill();
@@ -229,6 +234,47 @@ fn a_missing_or_headless_segment_is_rot() {
             "{damage}"
         );
     }
+}
+
+#[test]
+fn regression_a_segment_gets_its_damaged_header_again_from_its_first_record() {
+    for at in 0..3 {
+        let disk = SimDisk::new();
+        drop(synced(&disk, &[3000, 3000, 3000]));
+        behead(&disk, &disk.paths(DIR)[at], false);
+        disk.kill();
+        for _ in 0..2 {
+            let (_, seen) = open(&disk).unwrap();
+            let all: Records = (1..=3).map(|seq| (seq, payload(seq, 3000))).collect();
+            assert!(seen == all, "segment {at}");
+            disk.crash(&mut ChaCha8Rng::seed_from_u64(1));
+        }
+    }
+}
+
+#[test]
+fn regression_a_last_segment_without_header_is_dropped_if_the_tables_cover_it() {
+    let disk = SimDisk::new();
+    drop(synced(&disk, &[3000, 1000, 1000, 1000]));
+    behead(&disk, &disk.paths(DIR).pop().unwrap(), true);
+    disk.kill();
+    let open = |covered| {
+        let options = JournalOptions {
+            covered,
+            ..options()
+        };
+        Journal::open(Arc::new(disk.clone()), options, &mut |_, _| {})
+    };
+    assert!(
+        matches!(open(3), Err(JournalError::Rot { .. })),
+        "record 4 is nowhere else"
+    );
+    let mut journal = open(4).unwrap();
+    assert_eq!(journal.next_seq(), 5);
+    assert_eq!(journal.append(b"next").unwrap(), 5);
+    journal.sync().unwrap();
+    disk.kill();
+    assert_eq!(open(4).unwrap().next_seq(), 6);
 }
 
 #[test]

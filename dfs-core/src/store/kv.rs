@@ -24,6 +24,18 @@ pub enum KvError {
     },
 }
 
+impl KvError {
+    /// True if what was durable is damaged; false for what may pass or a person can put right.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Disk(disk) => disk.is_damage(),
+            Self::Engine { cause } => cause.starts_with(super::redb_kv::CORRUPTED),
+        }
+    }
+}
+
 /// One change of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum KvOp {
@@ -75,6 +87,39 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
         }
     }
     vec![0xff; 64]
+}
+
+/// Readable pairs, and the key of an unreadable one behind them.
+pub type Readable = (Vec<KvPair>, Option<Vec<u8>>);
+
+/// Pairs with `from <= key < to`, at most `limit`, and the key of a damaged one behind them if that
+/// ended the scan.
+///
+/// # Errors
+/// The tables cannot be read for another reason than a damaged value.
+pub fn scan_readable(
+    kv: &dyn KvRead,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> Result<Readable, KvError> {
+    match kv.scan(from, to, limit) {
+        Ok(pairs) => Ok((pairs, None)),
+        Err(KvError::Damaged { key }) => {
+            let bad = parse_hex(&key).filter(|bad| bad.as_slice() >= from);
+            let bad = bad.ok_or(KvError::Damaged { key })?;
+            let before = kv.scan(from, &bad, limit)?;
+            let is_next = before.len() < limit;
+            Ok((before, is_next.then_some(bad)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+pub(super) fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    let byte = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    pairs.map(byte).collect()
 }
 
 /// A plain map: the oracle in tests, and the base of the simulator's tables.

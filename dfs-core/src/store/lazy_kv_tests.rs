@@ -213,8 +213,10 @@ fn a_flipped_bit_in_the_file_is_an_error_and_never_a_wrong_value() {
         .filter(|&at| bytes[at..].starts_with(&value))
         .collect();
     assert!(!places.is_empty());
+    // The same damage in both copies of its page, and a sum that was made after it.
     for at in places {
         assert!(disk.flip_bit("tables.redb", at as u64));
+        assert!(disk.flip_bit("tables.redb.copy", at as u64));
     }
     let base = RedbBase::open(&disk, "tables.redb", CACHE).unwrap();
     let kv = LazyKv::open(Arc::new(base)).unwrap();

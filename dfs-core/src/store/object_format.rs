@@ -4,6 +4,7 @@
 //! ```text
 //! header = magic "DFSOBJ1\n" | format u16 | body bytes u16 | crc32c u32 | body
 //! body   = postcard of ObjectHeader; the crc covers format, length and body
+//!          (format 1, still read: a path as text, or nothing, in place of `about`)
 //! file   = header, zeros to 4096, the object's bytes
 //! ```
 //! Tables of a store, by the first byte of the key (those below are the replica's own):
@@ -15,9 +16,10 @@
 //! A file is named `objects/DD/CLIENT-SEQ-INDEX.GENERATION`; the generation is the number of the
 //! batch that wrote it, so no file is ever written twice, and neighbours share a directory.
 use super::KvOp;
+use crate::types::about::PATH_HINT_MAX;
 use crate::types::{
-    BLOCK_SIZE, BlockSums, CHUNK_SIZE, ChunkNo, ClientId, Ino, ObjectId, ObjectSum, OpId, StoreId,
-    crc32c,
+    BLOCK_SIZE, BlockSums, CHUNK_SIZE, ChunkNo, ClientId, Ino, ObjectAbout, ObjectId, ObjectSum,
+    OpId, PathHint, StoreId, crc32c,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,10 +33,8 @@ pub(super) const TABLE_BYTES: u8 = 0xf1;
 pub(super) const KEY_COUNTERS: &[u8] = &[0xf2];
 
 const MAGIC: &[u8; 8] = b"DFSOBJ1\n";
-const OBJECT_FORMAT: u16 = 1;
+const OBJECT_FORMAT: u16 = 2;
 const PREFIX_BYTES: usize = 16;
-/// Longest path hint, in bytes: the header must fit its page.
-const PATH_HINT_MAX: usize = 1024;
 /// Batches whose files share a directory, so that a group commit syncs one.
 const BATCHES_PER_DIR: u64 = 64;
 /// Directories that object files are spread over.
@@ -53,8 +53,37 @@ pub struct ObjectHeader {
     pub len: u32,
     /// One CRC per block.
     pub sums: BlockSums,
-    /// The file's path when it was written, for a person who reads the disk; cut at 1024 bytes.
-    pub path_hint: Option<String>,
+    /// What its writer said of the file, for whoever reads the disk without a master.
+    pub about: Option<Box<ObjectAbout>>,
+}
+
+/// The body in format 1.
+#[derive(Deserialize)]
+struct HeaderV1 {
+    id: ObjectId,
+    ino: Ino,
+    chunk: ChunkNo,
+    len: u32,
+    sums: BlockSums,
+    path_hint: Option<String>,
+}
+
+impl From<HeaderV1> for ObjectHeader {
+    fn from(old: HeaderV1) -> Self {
+        let about = old.path_hint.map(|path| {
+            let mut about = ObjectAbout::default();
+            about.put.path = Some(PathHint::new(path.into_bytes()));
+            Box::new(about)
+        });
+        Self {
+            id: old.id,
+            ino: old.ino,
+            chunk: old.chunk,
+            len: old.len,
+            sums: old.sums,
+            about,
+        }
+    }
 }
 
 impl ObjectHeader {
@@ -74,15 +103,18 @@ impl ObjectHeader {
     /// The header's bytes, without padding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let body = match &self.path_hint {
-            Some(hint) if hint.len() > PATH_HINT_MAX => {
-                let is_boundary = |at: &usize| hint.is_char_boundary(*at);
-                let cut = (0..=PATH_HINT_MAX).rev().find(is_boundary).unwrap_or(0);
-                let mut short = self.clone();
-                short.path_hint = Some(hint[..cut].to_owned());
-                postcard::to_allocvec(&short)
+        let path = self
+            .about
+            .as_ref()
+            .and_then(|about| about.put.path.as_ref());
+        let body = if path.is_some_and(|path| path.0.len() > PATH_HINT_MAX) {
+            let mut short = self.clone();
+            if let Some(about) = &mut short.about {
+                about.put.path = about.put.path.take().map(|path| PathHint::new(path.0));
             }
-            _ => postcard::to_allocvec(self),
+            postcard::to_allocvec(&short)
+        } else {
+            postcard::to_allocvec(self)
         };
         let body = body.expect("a header of plain fields is always encodable");
         let mut covered = OBJECT_FORMAT.to_le_bytes().to_vec();
@@ -96,6 +128,12 @@ impl ObjectHeader {
         out
     }
 
+    /// Bytes of the header that `bytes` begin with, as it says itself.
+    pub(super) fn encoded_len(bytes: &[u8]) -> Option<usize> {
+        let body = bytes.get(10..12)?;
+        Some(PREFIX_BYTES + usize::from(u16::from_le_bytes([body[0], body[1]])))
+    }
+
     /// Reads a header from the beginning of `bytes`; `None` if it is damaged or of another format.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -104,11 +142,14 @@ impl ObjectHeader {
         let body = rest.get(..usize::from(len))?;
         let mut covered = prefix[8..12].to_vec();
         covered.extend(body);
-        let is_ours = prefix.starts_with(MAGIC) && prefix[8..10] == OBJECT_FORMAT.to_le_bytes();
-        if !is_ours || prefix[12..] != crc32c(&covered).to_le_bytes() {
+        if !prefix.starts_with(MAGIC) || prefix[12..] != crc32c(&covered).to_le_bytes() {
             return None;
         }
-        let header: Self = postcard::from_bytes(body).ok()?;
+        let header: Self = match u16::from_le_bytes([prefix[8], prefix[9]]) {
+            1 => postcard::from_bytes::<HeaderV1>(body).ok()?.into(),
+            OBJECT_FORMAT => postcard::from_bytes(body).ok()?,
+            _ => return None,
+        };
         header.is_plausible().then_some(header)
     }
 }
@@ -263,6 +304,27 @@ pub(super) fn decode_ops(mut bytes: &[u8]) -> Option<Vec<KvOp>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{PutAbout, PutKind, Revision, Timestamp};
+
+    fn about() -> ObjectAbout {
+        let time = Timestamp {
+            secs: i64::MIN,
+            nanos: 999_999_999,
+        };
+        ObjectAbout {
+            start: u32::MAX,
+            put: PutAbout {
+                path: Some(PathHint(vec![0xfe; 4000])),
+                kind: PutKind::Compact,
+                base: Revision(u64::MAX),
+                size: Some(u64::MAX),
+                mtime: Some(time),
+                mode: u32::MAX,
+                uid: u32::MAX,
+                gid: u32::MAX,
+            },
+        }
+    }
 
     fn header() -> ObjectHeader {
         let op = OpId {
@@ -275,7 +337,7 @@ mod tests {
             chunk: ChunkNo(9),
             len: u32::try_from(CHUNK_SIZE).unwrap(),
             sums: BlockSums(vec![u32::MAX; 64]),
-            path_hint: Some("ä".repeat(4000)),
+            about: Some(Box::new(about())),
         }
     }
 
@@ -286,11 +348,37 @@ mod tests {
         assert!(bytes.len() <= FILE_HEADER_BYTES);
         let back = ObjectHeader::decode(&bytes).unwrap();
         assert_eq!((back.id, back.sum()), (header.id, header.sum()));
-        assert_eq!(back.path_hint.unwrap().len(), 1024);
+        let (was, is) = (about(), back.about.unwrap());
+        assert_eq!(is.put.path.as_ref().unwrap().0.len(), 1024);
+        assert_eq!((is.start, is.put.size), (was.start, was.put.size));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
             assert_eq!(ObjectHeader::decode(&damaged), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_format_1_is_still_read() {
+        let header = header();
+        let mut short = header.clone();
+        short.about = None;
+        for path in [None, Some("dir/file".to_owned())] {
+            // Nothing and no path look alike in both formats.
+            let mut body = postcard::to_allocvec(&short).unwrap();
+            body.pop();
+            body.extend(postcard::to_allocvec(&path).unwrap());
+            let mut covered = 1u16.to_le_bytes().to_vec();
+            covered.extend(u16::try_from(body.len()).unwrap().to_le_bytes());
+            covered.extend(&body);
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(&covered[..4]);
+            bytes.extend(crc32c(&covered).to_le_bytes());
+            bytes.extend(&covered[4..]);
+            let back = ObjectHeader::decode(&bytes).unwrap();
+            assert_eq!((back.id, back.sum()), (header.id, header.sum()));
+            let hint = back.about.and_then(|about| about.put.path);
+            assert_eq!(hint.map(|hint| hint.0), path.map(String::into_bytes));
         }
     }
 
@@ -305,7 +393,7 @@ mod tests {
         let row = ObjectRow {
             place: Place::File(8),
             header: ObjectHeader {
-                path_hint: None,
+                about: None,
                 ..header
             },
         };

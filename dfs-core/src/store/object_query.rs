@@ -2,16 +2,20 @@
 //!
 //! Nothing here changes the store, but [`sweep`](ObjectStore::sweep), which removes files that no
 //! row names.
+use super::kv::parse_hex;
 use super::object_format::{
-    FAN_OUT, ObjectHeader, ObjectRow, Place, TABLE_BYTES, TABLE_OBJECT, key_object, object_dir,
-    object_key, object_path, parse_file_name,
+    FAN_OUT, FILE_HEADER_BYTES, ObjectHeader, ObjectRow, Place, TABLE_BYTES, TABLE_OBJECT,
+    key_object, object_dir, object_key, object_path, parse_file_name,
 };
 use super::object_read::{ObjectRead, ReadPlan, Source};
 use super::object_store::ObjectStore;
 use super::store_error::StoreError;
 use super::{DiskError, DiskSpace, KvError, KvPair, KvRead, prefix_end};
-use crate::types::ObjectId;
+use crate::types::{ObjectId, SMALL_OBJECT_MAX};
 use bytes::Bytes;
+
+/// Bytes of the tables' rows of an object, besides its own, about.
+const ROW_BYTES: u64 = 512;
 
 /// One object of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,9 +151,9 @@ impl ObjectStore {
     pub fn scrub(&self, id: ObjectId) -> Result<bool, StoreError> {
         let checked = self
             .plan_read(id, 0, u32::MAX)
-            .and_then(|plan| plan.scrub());
+            .and_then(|plan| plan.scrub(None));
         match checked {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(StoreError::Corrupt { .. }) => Ok(false),
             Err(e) => Err(e),
         }
@@ -212,14 +216,60 @@ impl ObjectStore {
         Ok(space)
     }
 
+    /// How long the disk takes for an operation, smoothed; zero while that is not known.
+    #[must_use]
+    pub fn disk_latency(&self) -> std::time::Duration {
+        self.disk.latency()
+    }
+
+    /// True while not even the journal finds room: nothing that waits for it can be promised now.
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
+        self.disk.is_out_of_room()
+    }
+
+    /// Part of the free bytes that no object may use.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> u64 {
+        self.space().map_or(0, |space| self.reserve_of(space))
+    }
+
+    fn reserve_of(&self, space: DiskSpace) -> u64 {
+        space.total_bytes / 1000 * self.options.reserve_permille
+    }
+
+    /// This many stores, itself included, write to the device: each may count on its part of the
+    /// room only, as all may be asked at once.
+    pub fn share_device(&mut self, stores: u16) {
+        self.sharing = stores.max(1);
+    }
+
+    /// Bytes of the device that are this store's part, if it shares it.
+    #[must_use]
+    pub fn part_bytes(&self) -> u64 {
+        let total = self.space().map_or(0, |space| space.total_bytes);
+        total / u64::from(self.sharing)
+    }
+
+    /// Bytes of the device that an object of `len` bytes takes, about.
+    #[must_use]
+    pub fn cost_of(len: u32) -> u64 {
+        let len = u64::from(len);
+        match len > u64::from(SMALL_OBJECT_MAX) {
+            true => FILE_HEADER_BYTES as u64 + len,
+            // In the tables, which are kept twice.
+            false => 2 * (len + ROW_BYTES),
+        }
+    }
+
     /// Says whether `bytes` more may be stored without touching the reserve.
     ///
     /// # Errors
     /// [`StoreError::Full`]; I/O.
     pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let space = self.space()?;
-        let reserve = space.total_bytes / 1000 * self.options.reserve_permille;
-        let free_bytes = space.free_bytes.saturating_sub(reserve);
+        let free_bytes = space.free_bytes.saturating_sub(self.reserve_of(space));
+        let free_bytes = free_bytes / u64::from(self.sharing);
         if bytes > free_bytes {
             return Err(StoreError::Full {
                 needed_bytes: bytes,
@@ -228,10 +278,4 @@ impl ObjectStore {
         }
         Ok(())
     }
-}
-
-fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let pairs = (0..text.len()).step_by(2);
-    let byte = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    pairs.map(byte).collect()
 }

@@ -2,7 +2,7 @@
 use super::DiskFile;
 use super::object_format::{FILE_HEADER_BYTES, ObjectHeader};
 use super::store_error::StoreError;
-use crate::types::{BLOCK_SIZE, BlockSums, ObjectSum};
+use crate::types::{BLOCK_SIZE, BlockSums, ObjectAbout, ObjectSum};
 use bytes::Bytes;
 
 /// Verified bytes of an object.
@@ -63,6 +63,12 @@ impl ReadPlan {
         self.end - self.start
     }
 
+    /// What the object's header says of its file.
+    #[must_use]
+    pub fn about(&self) -> Option<Box<ObjectAbout>> {
+        self.header.about.clone()
+    }
+
     /// True if running it reads a file.
     #[must_use]
     pub fn waits_for_disk(&self) -> bool {
@@ -101,18 +107,28 @@ impl ReadPlan {
         }
     }
 
-    /// Verifies the bytes and, of a file, its own header.
-    pub(super) fn scrub(self) -> Result<(), StoreError> {
+    /// Reads all of the object from the disk again and verifies it: the bytes, of a file also the
+    /// header page with its padding and the length, and the identity against `expected`, if given.
+    /// Returns the bytes read.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when anything does not match; I/O.
+    pub fn scrub(self, expected: Option<ObjectSum>) -> Result<u64, StoreError> {
+        if expected.is_some_and(|sum| sum != self.header.sum()) {
+            return Err(self.corrupt());
+        }
         if let Source::File { file, .. } = &self.source {
+            let len = (FILE_HEADER_BYTES + self.header.len as usize) as u64;
+            file.forget_cached(0, len);
             let page = file.read_at(0, FILE_HEADER_BYTES)?;
-            let header = ObjectHeader::decode(&page);
-            let is_own =
-                header.is_some_and(|h| h.id == self.header.id && h.sum() == self.header.sum());
-            if !is_own {
+            let is_own = ObjectHeader::decode(&page).is_some_and(|own| own == self.header);
+            let used = ObjectHeader::encoded_len(&page).unwrap_or(0);
+            let is_padded = page.iter().skip(used).all(|byte| *byte == 0);
+            if file.len()? != len || !is_own || !is_padded {
                 return Err(self.corrupt());
             }
         }
-        self.run().map(|_| ())
+        self.run().map(|read| read.bytes.len() as u64)
     }
 
     fn corrupt(&self) -> StoreError {

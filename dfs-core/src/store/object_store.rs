@@ -21,14 +21,15 @@
 //! 4. an object never changes: a file is written by one batch only, and read only after.
 use super::base::Base;
 use super::lazy_kv::{FlushDone, FlushJob, LazyKv};
+use super::lost_files::{LostFiles, Remains};
 use super::object_format::{
     KEY_COUNTERS, ObjectHeader, ObjectRow, Place, STORE_KEYS_FROM, StoreCounters, TABLE_BYTES,
     TABLE_OBJECT, decode_ops, encode_ops, key_object, object_key, object_path,
 };
-use super::store_error::StoreError;
+use super::store_error::{OTHER_STORE, StoreError};
 use super::store_meta::StoreMeta;
 use super::store_writer::{FileWrite, PendingBatch, Progress, StoreWriter};
-use super::{Disk, Journal, JournalOptions, KvError, KvOp, KvPair, KvRead};
+use super::{Disk, DiskError, Journal, JournalOptions, KvError, KvOp, KvPair, KvRead};
 use crate::types::{ObjectId, SMALL_OBJECT_MAX};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -48,6 +49,10 @@ pub struct StoreOptions {
     pub capacity_bytes: Option<u64>,
     /// Memory for pages of the tables, in bytes.
     pub cache_bytes: usize,
+    /// Told what is damaged in the tables' file.
+    pub table_counts: Arc<super::TableCounts>,
+    /// Nobody else has what is in the store: damaged it is refused, and not set aside.
+    pub is_only_copy: bool,
 }
 
 impl Default for StoreOptions {
@@ -59,6 +64,8 @@ impl Default for StoreOptions {
             reserve_permille: 50,
             capacity_bytes: None,
             cache_bytes: super::redb_kv::CACHE_BYTES_DEFAULT,
+            table_counts: Arc::default(),
+            is_only_copy: false,
         }
     }
 }
@@ -77,6 +84,9 @@ pub struct ObjectWrite {
 pub struct Batch {
     /// Objects to forget; absent ones are no error.
     pub deletes: Vec<ObjectId>,
+    /// Objects of the batch that was last said to have found no room
+    /// ([`take_roomless`](ObjectStore::take_roomless)): what was there before them is there again.
+    pub restores: Vec<ObjectId>,
     /// Objects to store; one that is already there with the same sum is left as it is.
     pub objects: Vec<ObjectWrite>,
     /// Table changes; keys begin with a byte below [`STORE_KEYS_FROM`].
@@ -104,7 +114,10 @@ pub struct ObjectStore {
     /// Bytes of objects whose files may not be there yet, with their batch.
     pub(super) in_flight: BTreeMap<ObjectId, (u64, Bytes)>,
     sealed: Option<Sealed>,
-    progress: Arc<Progress>,
+    /// Stores on this device.
+    pub(super) sharing: u16,
+    pub(super) progress: Arc<Progress>,
+    pub(super) lost: LostFiles,
 }
 
 impl ObjectStore {
@@ -129,12 +142,15 @@ impl ObjectStore {
             journal_bytes: 0,
             in_flight: BTreeMap::new(),
             sealed: None,
+            sharing: 1,
             progress: Arc::default(),
+            lost: LostFiles::default(),
             options,
         };
         let salt = meta.store.0 as u64 ^ (meta.store.0 >> 64) as u64;
         let journal_options = JournalOptions {
             segment_bytes: store.options.segment_bytes,
+            covered: counters.covered,
             ..JournalOptions::new("journal", salt)
         };
         let mut replayed = Ok(());
@@ -160,6 +176,20 @@ impl ObjectStore {
         Ok((store, writer))
     }
 
+    /// True if nothing was ever stored here, or all of it is gone: the tables were never written and
+    /// there is no journal (an open makes one).
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn is_blank(disk: &dyn Disk, base: &dyn Base) -> Result<bool, StoreError> {
+        let has_journal = match disk.list("journal") {
+            Ok(names) => !names.is_empty(),
+            Err(DiskError::NotFound { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(!has_journal && base.view()?.get(KEY_COUNTERS)?.is_none())
+    }
+
     fn read_counters(kv: &LazyKv, meta: &StoreMeta) -> Result<StoreCounters, StoreError> {
         let disagree = |what: &str| StoreError::Disagree { what: what.into() };
         let Some(row) = kv.get(KEY_COUNTERS)? else {
@@ -173,7 +203,7 @@ impl ObjectStore {
         let counters: StoreCounters =
             postcard::from_bytes(&row).map_err(|_| disagree("counters are unreadable"))?;
         if counters.store != meta.store {
-            return Err(disagree("the tables belong to another store"));
+            return Err(disagree(OTHER_STORE));
         }
         Ok(counters)
     }
@@ -271,6 +301,13 @@ impl ObjectStore {
                 held.push((object.header.id, object.bytes.clone()));
             }
         }
+        ops.extend(self.restoring(&batch.restores));
+        let remains = if files.is_empty() {
+            Remains::default()
+        } else {
+            let stored = batch.objects.iter().map(|o| o.header.id).collect();
+            self.remains_of(seq, (&ops, &unlinks), &stored)?
+        };
         ops.extend(batch.ops);
         let record = encode_ops(&ops);
         if let Err(e) = self.apply_ops(ops) {
@@ -293,6 +330,7 @@ impl ObjectStore {
             record,
             files,
             unlinks,
+            remains,
         })
     }
 
@@ -311,6 +349,7 @@ impl ObjectStore {
     fn forget_committed(&mut self) {
         let committed = self.progress.committed();
         self.in_flight.retain(|_, (seq, _)| *seq > committed);
+        self.forget_images(committed);
     }
 
     /// False if the object is there already and stays.
@@ -355,7 +394,7 @@ impl ObjectStore {
     }
 
     /// A flush, if one is due and may run: more than `flush_bytes` are unflushed (or `force`), none
-    /// is under way, and all it covers is committed. Ask again after commits. Run the job on
+    /// is under way, all it covers is committed, and nothing is to be taken back. Ask again after commits. Run the job on
     /// another thread, then call [`finish_flush`](Self::finish_flush).
     ///
     /// # Panics
@@ -383,7 +422,7 @@ impl ObjectStore {
             });
         }
         let sealed = self.sealed?;
-        if self.progress.committed() < sealed.covers {
+        if self.progress.committed() < sealed.covers || self.is_taking_back() {
             return None;
         }
         self.kv.freeze_oldest(sealed.layers)

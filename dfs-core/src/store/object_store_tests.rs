@@ -23,7 +23,7 @@ fn object(id: ObjectId, bytes: Vec<u8>) -> ObjectWrite {
         chunk: ChunkNo(0),
         len: u32::try_from(bytes.len()).unwrap(),
         sums: BlockSums::of(&bytes),
-        path_hint: Some("dir/file".to_owned()),
+        about: None,
     };
     ObjectWrite {
         header,
@@ -272,6 +272,7 @@ fn a_flipped_bit_is_found_by_reads_and_by_scrub_and_named() {
         deletes: vec![id(1)],
         objects: vec![object(id(1), bytes.clone())],
         ops: Vec::new(),
+        ..Batch::default()
     };
     let batch = store.apply(repair).unwrap();
     writer.commit(&[batch]).unwrap();
@@ -298,7 +299,9 @@ fn a_damaged_table_row_is_listed_and_hides_nothing_else() {
     let mark = object(id(2), vec![67; 50]).header.encode();
     for at in 0..content.len() - mark.len() {
         if content[at..].starts_with(&mark) {
+            // Where the second copy of the page would make it good.
             assert!(disk.flip_bit("tables.redb", at as u64 + 20));
+            assert!(disk.flip_bit("tables.redb.copy", at as u64 + 20));
         }
     }
     let (mut store, _writer) = open(&disk, None, options()).unwrap();
@@ -388,6 +391,108 @@ fn the_reserve_is_refused_to_objects_but_deletes_and_log_go_on() {
     writer.commit(&[batch]).unwrap();
     disk.set_full(false);
     store.admit(950_000).unwrap();
+}
+
+#[test]
+fn regression_objects_that_find_no_room_are_lost_alone_and_deletes_behind_them_are_done() {
+    let disk = SimDisk::new();
+    let base = MemBase::new();
+    let (mut store, mut writer) = open(&disk, Some(&base), options()).unwrap();
+    let first = put(&mut store, vec![object(id(1), vec![1; 100_000])]);
+    writer.commit(&[first]).unwrap();
+    // Somebody else takes the rest of the device.
+    disk.set_full(true);
+    let second = put(&mut store, vec![object(id(2), vec![2; 100_000])]);
+    let third = store.delete_object(id(1)).unwrap();
+    let seqs = [second.seq(), third.seq()];
+    writer.commit(&[second, third]).unwrap();
+    assert_eq!(store.failure(), None);
+    assert!(store.take_roomless(seqs[0]) && !store.take_roomless(seqs[1]));
+    assert!(!store.take_roomless(seqs[0]), "said once");
+    assert!(
+        disk.paths("objects/").is_empty(),
+        "nothing half-written stays"
+    );
+    let gone = Batch {
+        restores: vec![id(2)],
+        ..Batch::default()
+    };
+    let gone = store.apply(gone).unwrap();
+    assert!(
+        store.begin_flush(true).is_none(),
+        "not before it is durable"
+    );
+    writer.commit(&[gone]).unwrap();
+    assert!(store.begin_flush(true).is_some());
+    disk.set_full(false);
+    let again = put(&mut store, vec![object(id(2), vec![2; 100_000])]);
+    writer.commit(&[again]).unwrap();
+    drop((store, writer));
+    let (store, _) = open(&disk, Some(&base), options()).unwrap();
+    assert_eq!(
+        store.read_object(id(2), 0, 100_000).unwrap().bytes,
+        vec![2; 100_000]
+    );
+    assert_eq!((store.objects(), store.used_bytes()), (1, 100_000));
+}
+
+#[test]
+fn regression_what_was_to_be_replaced_by_files_without_room_is_still_there() {
+    let disk = SimDisk::new();
+    let base = MemBase::new();
+    let (mut store, mut writer) = open(&disk, Some(&base), options()).unwrap();
+    let sizes = [100_000, 100];
+    let old = |n: u64| object(id(n), vec![n as u8; sizes[n as usize]]);
+    let first = put(
+        &mut store,
+        vec![old(0), old(1), object(id(2), vec![2; 70_000])],
+    );
+    writer.commit(&[first]).unwrap();
+    disk.set_full(true);
+    let again = Batch {
+        deletes: vec![id(0), id(1), id(2)],
+        objects: vec![object(id(0), vec![9; 90_000]), object(id(1), vec![9; 90])],
+        ops: vec![KvOp::Put(b"key".to_vec(), b"row".to_vec())],
+        ..Batch::default()
+    };
+    let again = store.apply(again).unwrap();
+    let seq = again.seq();
+    writer.commit(&[again]).unwrap();
+    let check = |store: &ObjectStore| {
+        for n in [0, 1] {
+            let read = store.read_object(id(n), 0, u32::MAX).unwrap();
+            assert_eq!(read.bytes, vec![n as u8; sizes[n as usize]]);
+        }
+        assert!(!store.has_object(id(2)).unwrap(), "other deletes are done");
+        assert_eq!((store.objects(), store.used_bytes()), (2, 100_100));
+    };
+    disk.set_full(false);
+    let (reopened, other) = open(&disk.clone(), Some(&base), options()).unwrap();
+    check(&reopened);
+    assert_eq!(reopened.get(b"key").unwrap(), None, "all of it or nothing");
+    drop((reopened, other));
+    assert!(store.take_roomless(seq));
+    assert_eq!(store.replaced(id(0)).unwrap().len, 100_000);
+    let restore = Batch {
+        restores: vec![id(0), id(1)],
+        ..Batch::default()
+    };
+    let _ = store.apply(restore).unwrap();
+    check(&store);
+}
+
+#[test]
+fn stores_on_one_device_may_each_use_their_part_of_its_room() {
+    let disk = SimDisk::new();
+    let capped = StoreOptions {
+        capacity_bytes: Some(1_000_000),
+        ..options()
+    };
+    let (mut store, _writer) = open(&disk, None, capped).unwrap();
+    store.share_device(5);
+    assert!(store.admit(190_000).is_ok() && store.admit(190_001).is_err());
+    store.share_device(0);
+    assert!(store.admit(950_000).is_ok(), "not known: alone");
 }
 
 #[test]
@@ -494,4 +599,69 @@ fn a_real_directory_survives_a_kill_and_knows_its_owner() {
     assert!(again.store.scrub(id(1)).unwrap() && again.store.scrub(id(2)).unwrap());
     drop(again);
     assert!(matches!(open(ClusterId(2)), Err(StoreError::Meta(_))));
+}
+
+/// A store directory with one object, stopped cleanly or as a kill leaves it.
+fn directory(dir: &std::path::Path, is_flushed: bool) {
+    let cluster = ClusterId(9);
+    let opened = StoreDir::open(dir, cluster, StoreId(4), StoreOptions::default()).unwrap();
+    let (mut store, mut writer) = (opened.store, opened.writer);
+    for n in 0..3 {
+        let batch = put(&mut store, vec![object(id(n), vec![n as u8; 50])]);
+        writer.commit(&[batch]).unwrap();
+        writer.idle().unwrap();
+    }
+    if is_flushed {
+        let done = store.begin_flush(true).unwrap().run();
+        store.finish_flush(done).unwrap();
+    }
+}
+
+/// Flips a byte inside the first record of the journal.
+fn damage_journal(dir: &std::path::Path) {
+    let mut segments: Vec<_> = std::fs::read_dir(dir.join("journal"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[0]).unwrap();
+    bytes[512 + 40] ^= 1;
+    std::fs::write(&segments[0], bytes).unwrap();
+}
+
+#[test]
+fn damage_of_a_journal_that_the_tables_cover_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    directory(&root, true);
+    damage_journal(&root);
+    let again = StoreDir::open(&root, ClusterId(9), StoreId(5), StoreOptions::default()).unwrap();
+    assert_eq!(
+        (again.meta.store, again.set_aside.as_str()),
+        (StoreId(4), "")
+    );
+    assert!((0..3).all(|n| again.store.scrub(id(n)).unwrap()));
+}
+
+#[test]
+fn a_store_that_lost_what_was_durable_is_set_aside_and_a_new_one_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    directory(&root, false);
+    damage_journal(&root);
+    let again = StoreDir::open(&root, ClusterId(9), StoreId(5), StoreOptions::default()).unwrap();
+    assert!(again.is_new && again.meta.store == StoreId(5));
+    assert_eq!(again.store.objects(), 0);
+    assert!(
+        again.set_aside.contains("store.damaged-1: journal"),
+        "{}",
+        again.set_aside
+    );
+    assert!(dir.path().join("store.damaged-1/tables.redb").exists());
+    drop(again);
+    // A directory of another cluster is a mistake, not damage.
+    let other = StoreDir::open(&root, ClusterId(8), StoreId(6), StoreOptions::default());
+    assert!(other.is_err_and(|e| !e.is_damage()));
+    assert!(!dir.path().join("store.damaged-2").exists());
 }

@@ -159,6 +159,18 @@ impl SegmentHeader {
         (crc32c(payload) == record.payload_crc).then_some(payload)
     }
 
+    /// The highest record number that anything whole after `offset` speaks of.
+    #[must_use]
+    pub fn highest_after(&self, content: &[u8], offset: usize) -> u64 {
+        let places = (offset.next_multiple_of(ALIGN)..content.len()).step_by(ALIGN);
+        let later = places.filter_map(|at| self.record_at(content, at));
+        let highest = later.map(|r| {
+            let own = r.seq.saturating_sub(u64::from(r.is_mark));
+            own.max(r.durable.saturating_sub(1))
+        });
+        highest.max().unwrap_or(0)
+    }
+
     /// True if a record after `offset` proves that record `seq` was durable once.
     #[must_use]
     pub fn proves_durable(&self, content: &[u8], offset: usize, seq: u64) -> bool {

@@ -1,5 +1,5 @@
 //! A journal's files: segments in order, and spares waiting to be segments again.
-use super::segment::SegmentHeader;
+use super::segment::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::{Disk, DiskError, DiskFile};
 
 /// How a journal is laid out.
@@ -13,6 +13,8 @@ pub struct JournalOptions {
     pub salt: u64,
     /// Trimmed segments kept for reuse.
     pub spares_max: usize,
+    /// Records up to this number are kept elsewhere: damage of these is no loss.
+    pub covered: u64,
 }
 
 impl JournalOptions {
@@ -24,6 +26,7 @@ impl JournalOptions {
             segment_bytes: 8 << 20,
             salt,
             spares_max: 2,
+            covered: 0,
         }
     }
 }
@@ -63,12 +66,10 @@ pub(super) fn find_segments(disk: &dyn Disk, options: &JournalOptions) -> Result
         };
         let file = disk.open(&path, false)?;
         let sector = file.read_at(0, 512)?;
-        let header = SegmentHeader::decode(&sector, segment, options.salt);
-        let header = header.unwrap_or(SegmentHeader {
-            segment,
-            first_seq: 0,
-            salt: options.salt,
-        });
+        let header = match SegmentHeader::decode(&sector, segment, options.salt) {
+            Some(header) => header,
+            None => derived(&*file, &path, segment, options.salt)?,
+        };
         let size_bytes = file.len()?;
         found.push((
             header,
@@ -84,6 +85,38 @@ pub(super) fn find_segments(disk: &dyn Disk, options: &JournalOptions) -> Result
         segments: found,
         spares,
     })
+}
+
+/// The header of a segment whose own is unreadable: its first record tells the one thing that is not
+/// known anyway, and it is written again. Else the header says that its first record is 0.
+fn derived(
+    file: &dyn DiskFile,
+    path: &str,
+    segment: u64,
+    salt: u64,
+) -> Result<SegmentHeader, DiskError> {
+    let unknown = SegmentHeader {
+        segment,
+        first_seq: 0,
+        salt,
+    };
+    let at = usize::try_from(SEGMENT_HEADER_BYTES).unwrap_or_default();
+    let start = file.read_at(0, at + RECORD_HEADER_BYTES)?;
+    let Some(record) = unknown.record_at(&start, at) else {
+        return Ok(unknown);
+    };
+    let header = SegmentHeader {
+        first_seq: record.seq,
+        ..unknown
+    };
+    file.write_at(0, &header.encode())?;
+    file.sync_data()?;
+    tracing::warn!(
+        path,
+        first = record.seq,
+        "damaged header of a journal segment made good"
+    );
+    Ok(header)
 }
 
 /// Makes a segment, from a spare if one fits; its header and name are durable when it returns.

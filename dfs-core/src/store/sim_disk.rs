@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes a device writes whole or not at all.
 const SECTOR: u64 = 512;
+/// Bytes that the system reads and writes whole.
+const PAGE: u64 = 4096;
 
 /// A simulated disk; clones are handles of the same one. See the [module docs](self).
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,8 @@ struct State {
     syncs_left: Option<u32>,
     fail_next_sync: bool,
     syncs: u64,
+    /// Pages of files, by number, that cannot be read until they are written whole.
+    unreadable: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -241,6 +245,13 @@ impl SimDisk {
         true
     }
 
+    /// Makes the page around a byte unreadable, until it is written whole. False if there is no file.
+    pub fn break_page(&self, path: &str, offset: u64) -> bool {
+        let mut state = self.lock();
+        let id = state.names.get(path).copied();
+        id.is_some_and(|id| state.unreadable.insert((id, offset / PAGE)))
+    }
+
     /// All file paths below the prefix, sorted.
     #[must_use]
     pub fn paths(&self, prefix: &str) -> Vec<String> {
@@ -381,6 +392,30 @@ impl Disk for SimDisk {
 }
 
 impl SimFile {
+    /// Fails if a range touches an unreadable page; a write mends those that it covers whole.
+    fn meet_unreadable(
+        &self,
+        state: &mut State,
+        (offset, len): (u64, u64),
+        is_write: bool,
+    ) -> Result<(), DiskError> {
+        if state.unreadable.is_empty() || len == 0 {
+            return Ok(());
+        }
+        let file_len = state.files[&self.id].current.len() as u64;
+        for page in offset / PAGE..=(offset + len - 1) / PAGE {
+            let page_end = ((page + 1) * PAGE).min(file_len);
+            let is_whole = offset <= page * PAGE && page_end <= offset + len;
+            let key = (self.id, page);
+            if is_write && is_whole {
+                state.unreadable.remove(&key);
+            } else if state.unreadable.contains(&key) {
+                return Err(io_error(&self.path, "read", "Input/output error"));
+            }
+        }
+        Ok(())
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut State) -> Result<T, DiskError>) -> Result<T, DiskError> {
         let mut state = self.disk.lock();
         if state.boot != self.boot {
@@ -403,14 +438,19 @@ impl DiskFile for SimFile {
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let start = start.min(content.len());
             let end = start.saturating_add(len).min(content.len());
-            Ok(Bytes::copy_from_slice(&content[start..end]))
+            let found = Bytes::copy_from_slice(&content[start..end]);
+            self.meet_unreadable(state, (start as u64, found.len() as u64), false)?;
+            Ok(found)
         })
     }
+
+    fn forget_cached(&self, _offset: u64, _len: u64) {}
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.with(|state| {
             let len = state.files[&self.id].current.len() as u64;
             state.check_growth(&self.path, len, offset + bytes.len() as u64)?;
+            self.meet_unreadable(state, (offset, bytes.len() as u64), true)?;
             self.change(state, Change::Write(offset, bytes.to_vec()));
             Ok(())
         })

@@ -3,6 +3,26 @@ use super::store_meta::MetaError;
 use super::{DiskError, JournalError, KvError, LockError};
 use crate::types::ObjectId;
 
+/// What [`StoreError::Disagree`] says of tables of another store.
+pub(super) const OTHER_STORE: &str = "the tables belong to another store";
+
+impl StoreError {
+    /// True if what was durable here is damaged or gone: the directory can be this store no longer.
+    /// False for what a person can put right, like a directory that was mixed up with another.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Journal(JournalError::Rot { .. })
+            | Self::Meta(MetaError::Damaged)
+            | Self::Condemned { .. } => true,
+            Self::Disagree { what } => what != OTHER_STORE,
+            Self::Kv(error) => error.is_damage(),
+            Self::Disk(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+}
+
 /// A failed operation of an object store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -47,6 +67,22 @@ pub enum StoreError {
     Disagree {
         /// How.
         what: String,
+    },
+    /// Damage was met while the store was in use, and it was given up.
+    #[error("damage met while the store was in use: {why}")]
+    Condemned {
+        /// What was met.
+        why: String,
+    },
+    /// The store is damaged, and nobody else has what is in it. Nothing was changed.
+    #[error(
+        "this store is damaged ({damage}) and holds the only copy of its files (cluster.copies = 1), so no \
+         empty one is begun in its place. Get out what can be read with `dfs-tools rescue --out DIR \
+         DATA_DIR`; to begin anew, move the store directory away and start again"
+    )]
+    OnlyCopy {
+        /// What is damaged.
+        damage: String,
     },
     /// The directory is in use, or cannot be locked.
     #[error(transparent)]

@@ -2,11 +2,15 @@
 //!
 //! It is text, so that a person can read it: FORMAT.
 //! ```text
-//! dfs-store 1
+//! dfs-store 2
 //! cluster <32 hexadecimal digits>
 //! store <32 hexadecimal digits>
 //! crc32c <8 hexadecimal digits, of all lines before>
 //! ```
+//! Version 2 says that the table files carry generations ([`MirrorFile`](super::MirrorFile)): a program
+//! that knows none would write the file alone and leave its copy stale, so it must refuse. A directory
+//! of version 1 is made one of version 2 before anything else in it is touched.
+//!
 //! It is the first file made in an empty directory, so a directory that has other files of ours and
 //! no `store.meta` has lost it, and is refused rather than taken for a new store.
 use super::{Disk, DiskError};
@@ -15,8 +19,10 @@ use std::fmt::Write;
 
 /// The file's name.
 pub const META_FILE: &str = "store.meta";
-/// Version of the directory's format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the directory's format that this code writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that it reads.
+const FORMAT_OLDEST: u32 = 1;
 
 const FRESH_FILE: &str = "store.meta.new";
 /// What a store that was in use has besides its meta file.
@@ -97,6 +103,12 @@ impl StoreMeta {
                     expected: cluster,
                 });
             }
+            // Whatever version it was of.
+            let bytes = disk.open(META_FILE, false)?.read_at(0, 4096)?;
+            if bytes != meta.encode().as_bytes() {
+                meta.write(disk)?;
+                tracing::info!("this data directory is of format {FORMAT_VERSION} from here on");
+            }
             return Ok((meta, false));
         }
         let names = disk.list("")?;
@@ -106,17 +118,30 @@ impl StoreMeta {
         if let Some(found) = own {
             return Err(MetaError::Missing { found });
         }
+        Ok((Self::renew(disk, cluster, fresh)?, true))
+    }
+
+    /// Makes the directory the new store `fresh`, whatever it was; durable when it returns.
+    ///
+    /// # Errors
+    /// [`MetaError::Disk`]; then it is the one or the other.
+    pub fn renew(disk: &dyn Disk, cluster: ClusterId, fresh: StoreId) -> Result<Self, MetaError> {
         let meta = Self {
             cluster,
             store: fresh,
         };
+        meta.write(disk)?;
+        Ok(meta)
+    }
+
+    fn write(&self, disk: &dyn Disk) -> Result<(), MetaError> {
         let file = disk.open(FRESH_FILE, true)?;
         file.set_len(0)?;
-        file.write_at(0, meta.encode().as_bytes())?;
+        file.write_at(0, self.encode().as_bytes())?;
         file.sync_data()?;
         disk.rename(FRESH_FILE, META_FILE)?;
         disk.sync_dir("")?;
-        Ok((meta, true))
+        Ok(())
     }
 
     fn encode(&self) -> String {
@@ -141,7 +166,7 @@ impl StoreMeta {
         let format = field("dfs-store")?
             .parse()
             .map_err(|_| MetaError::Damaged)?;
-        if format != FORMAT_VERSION {
+        if !(FORMAT_OLDEST..=FORMAT_VERSION).contains(&format) {
             return Err(MetaError::OtherFormat { found: format });
         }
         Ok(Self {
@@ -194,9 +219,36 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_by_number() {
-        let text = "dfs-store 2\n";
+        let text = "dfs-store 3\n";
         let text = format!("{text}crc32c {:08x}\n", crc32c(text.as_bytes()));
         let refused = StoreMeta::parse(&text);
-        assert_eq!(refused, Err(MetaError::OtherFormat { found: 2 }));
+        assert_eq!(refused, Err(MetaError::OtherFormat { found: 3 }));
+    }
+
+    #[test]
+    fn regression_a_directory_that_is_opened_is_refused_by_older_programs_from_then_on() {
+        let disk = SimDisk::new();
+        let (meta, _) = StoreMeta::open_or_create(&disk, A, StoreId(1)).unwrap();
+        let old = meta.encode().replace("dfs-store 2", "dfs-store 1");
+        let (covered, _) = old.rsplit_once("crc32c ").unwrap();
+        let old = format!("{covered}crc32c {:08x}\n", crc32c(covered.as_bytes()));
+        disk.open(META_FILE, false)
+            .unwrap()
+            .write_at(0, old.as_bytes())
+            .unwrap();
+        assert_eq!(
+            StoreMeta::read(&disk),
+            Ok(Some(meta)),
+            "a reader changes nothing"
+        );
+        let again = StoreMeta::open_or_create(&disk, A, StoreId(2)).unwrap();
+        assert_eq!(again, (meta, false));
+        disk.crash(&mut ChaCha8Rng::seed_from_u64(1));
+        let bytes = disk
+            .open(META_FILE, false)
+            .unwrap()
+            .read_at(0, 4096)
+            .unwrap();
+        assert!(bytes.starts_with(b"dfs-store 2\n"));
     }
 }

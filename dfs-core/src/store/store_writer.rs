@@ -1,8 +1,10 @@
 //! The durable half of an object store: turns batches into synced bytes, on the storage thread.
 //!
 //! Steps of a [`commit`](StoreWriter::commit) of any number of batches:
-//! 1. write every file of every batch, then sync each file once and each directory once;
-//! 2. append one journal record per batch, then sync the journal once;
+//! 1. write every file of every batch, then sync each file once and each directory once; a batch
+//!    whose files find no room loses its objects and table changes
+//!    ([`take_roomless`](super::ObjectStore::take_roomless)), as what is behind it (deletes, above all) must not wait;
+//! 2. append one journal record per batch, of what is left of it, then sync the journal once;
 //! 3. only now say that they are committed;
 //! 4. remove files that the batches deleted, and trim the journal to what the tables cover.
 //!
@@ -10,13 +12,14 @@
 //! 1. a journal record names no file that is not durable;
 //! 2. a file is removed only after the batch that deleted it is durable;
 //! 3. after a failed write or sync every later commit is refused, until the store is opened again.
+use super::lost_files::Remains;
 use super::object_format::FILE_HEADER_BYTES;
 use super::store_error::StoreError;
-use super::{Disk, DiskError, Journal};
+use super::{Disk, DiskError, DiskFile, Journal};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What the halves of a store tell each other.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub(super) struct Progress {
     committed: AtomicU64,
     flushed: AtomicU64,
     syncs: AtomicU64,
+    /// Batches whose files found no room.
+    roomless: Mutex<BTreeSet<u64>>,
     failure: Mutex<Option<String>>,
 }
 
@@ -42,6 +47,23 @@ impl Progress {
 
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
+    }
+
+    fn roomless(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        let roomless = self.roomless.lock();
+        roomless.expect("no holder of this lock panics")
+    }
+
+    pub fn is_roomless(&self, seq: u64) -> bool {
+        self.roomless().contains(&seq)
+    }
+
+    pub fn has_roomless(&self) -> bool {
+        !self.roomless().is_empty()
+    }
+
+    pub fn take_roomless(&self, seq: u64) -> bool {
+        self.roomless().remove(&seq)
     }
 
     pub fn failure(&self) -> Option<String> {
@@ -80,6 +102,8 @@ pub struct PendingBatch {
     pub(super) record: Vec<u8>,
     pub(super) files: Vec<FileWrite>,
     pub(super) unlinks: Vec<String>,
+    /// What is journalled and removed instead, if its files find no room.
+    pub(super) remains: Remains,
 }
 
 impl PendingBatch {
@@ -128,14 +152,25 @@ impl StoreWriter {
             return Ok(());
         };
         self.write_files(batches)?;
+        // Taken by the other half as soon as they are committed.
+        let roomless = self.progress.roomless().clone();
+        let is_lost = |batch: &PendingBatch| roomless.contains(&batch.seq);
         for batch in batches {
-            let seq = self.journal.append(&batch.record)?;
+            let record = match is_lost(batch) {
+                true => &batch.remains.record,
+                false => &batch.record,
+            };
+            let seq = self.journal.append(record)?;
             assert_eq!(seq, batch.seq, "batches are committed in order");
         }
         self.journal.sync()?;
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
         self.progress.set_committed(last.seq);
-        for path in batches.iter().flat_map(|batch| &batch.unlinks) {
+        let unlinks = batches.iter().flat_map(|batch| match is_lost(batch) {
+            true => &batch.remains.unlinks,
+            false => &batch.unlinks,
+        });
+        for path in unlinks {
             // What cannot be removed now is an orphan, which the sweep removes later.
             match self.disk.remove(path) {
                 Ok(()) | Err(DiskError::NotFound { .. }) => {}
@@ -153,27 +188,62 @@ impl StoreWriter {
     fn write_files(&self, batches: &[PendingBatch]) -> Result<(), StoreError> {
         let mut written = Vec::new();
         let mut dirs = BTreeSet::new();
-        for file in batches.iter().flat_map(|batch| &batch.files) {
-            let open = self.disk.open(&file.path, true)?;
-            let mut page = file.header.clone();
-            page.resize(FILE_HEADER_BYTES, 0);
-            open.write_at(0, &page)?;
-            open.write_at(FILE_HEADER_BYTES as u64, &file.bytes)?;
-            let len = (FILE_HEADER_BYTES + file.bytes.len()) as u64;
-            if open.len()? != len {
-                // Left over from a batch that a crash took.
-                open.set_len(len)?;
+        let mut with_files = Vec::new();
+        for batch in batches.iter().filter(|batch| !batch.files.is_empty()) {
+            let files: Result<Vec<_>, _> = batch.files.iter().map(|f| self.write_file(f)).collect();
+            match files {
+                Ok(files) => {
+                    written.extend(files);
+                    let paths = batch.files.iter().map(|file| file.path.as_str());
+                    dirs.extend(paths.filter_map(|path| path.rsplit_once('/').map(|(dir, _)| dir)));
+                    with_files.push(batch);
+                }
+                Err(DiskError::NoSpace { path }) => self.lose_files(batch, &path),
+                Err(e) => return Err(e.into()),
             }
-            written.push(open);
-            dirs.extend(file.path.rsplit_once('/').map(|(dir, _)| dir));
         }
         let dirs: Vec<_> = dirs.into_iter().collect();
         if !written.is_empty() {
-            self.disk.sync_many(&written, &dirs)?;
+            match self.disk.sync_many(&written, &dirs) {
+                Ok(()) => {}
+                // Where blocks are given late. Which of them have none is not known.
+                Err(DiskError::NoSpace { path }) => {
+                    for batch in with_files {
+                        self.lose_files(batch, &path);
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         let syncs = (written.len() + dirs.len()) as u64;
         self.progress.syncs.fetch_add(syncs, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn write_file(&self, file: &FileWrite) -> Result<Box<dyn DiskFile>, DiskError> {
+        let open = self.disk.open(&file.path, true)?;
+        let mut page = file.header.clone();
+        page.resize(FILE_HEADER_BYTES, 0);
+        open.write_at(0, &page)?;
+        open.write_at(FILE_HEADER_BYTES as u64, &file.bytes)?;
+        let len = (FILE_HEADER_BYTES + file.bytes.len()) as u64;
+        if open.len()? != len {
+            // Left over from a batch that a crash took.
+            open.set_len(len)?;
+        }
+        Ok(open)
+    }
+
+    fn lose_files(&self, batch: &PendingBatch, path: &str) {
+        tracing::warn!(path, "the device is full: objects that came are not kept");
+        for file in &batch.files {
+            match self.disk.remove(&file.path) {
+                Ok(()) | Err(DiskError::NotFound { .. }) => {}
+                // The sweep finds it.
+                Err(error) => tracing::warn!(%error, "cannot remove part of an object"),
+            }
+        }
+        self.progress.roomless().insert(batch.seq);
     }
 
     /// To be called when nothing waits: notes on disk what is durable, so that damage of the

@@ -95,6 +95,12 @@ impl RaftId {
         let group = self.0 >> Self::INDEX_BITS << Self::INDEX_BITS;
         Self(group | (last + 1))
     }
+
+    /// Number of the group that the id is of.
+    #[must_use]
+    pub const fn group(self) -> u64 {
+        self.0 >> Self::INDEX_BITS
+    }
 }
 
 /// Names one mutation for ever: a retry has the same op-id and gets the same answer.

@@ -1,4 +1,5 @@
 //! Vocabulary shared by every layer: identities, counters, time, names, attributes, layout.
+pub mod about;
 pub mod attr;
 pub mod checksum;
 pub mod counters;
@@ -9,6 +10,7 @@ pub mod name;
 pub mod quorum;
 pub mod time;
 
+pub use about::{ObjectAbout, PathHint, PutAbout, PutKind};
 pub use attr::{Attr, FileKind, SetTime, Timestamp, VersionInfo, without_suid};
 pub use checksum::{BLOCK_SIZE, BlockSums, ObjectSum, crc32c};
 pub use counters::{Epoch, Incarnation, LeaseSeq, LogIndex, Revision, Term, VersionNo};

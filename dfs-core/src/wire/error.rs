@@ -95,6 +95,8 @@ pub enum ErrorCode {
     Locked,
     /// No room for more locks on the file, in the session or in the cluster.
     NoLocks,
+    /// No space now, but some is being freed: ask again.
+    Freeing,
 }
 
 impl ErrorCode {
@@ -112,6 +114,7 @@ impl ErrorCode {
             | C::DamagedInTransit
             | C::NotReady
             | C::Busy
+            | C::Freeing
             | C::Locked => ErrorClass::Retry,
             C::UnknownOutcome => ErrorClass::Unknown,
             C::NotFound

@@ -1,9 +1,11 @@
 //! Clients and stores to the master, and what the master pushes to clients.
+use super::audit::{AuditPage, ObjectFate};
 use super::mutation::{Mutation, MutationOk};
+use super::repair::{RepairOrders, RepairRecord, StoreRepair};
 use crate::types::{
     Attr, ChunkNo, ClientId, Epoch, Extent, FileKind, HeldLock, Incarnation, Ino, LeaseSeq,
-    LockRequest, LogIndex, Name, NodeId, ObjectId, ObjectSum, OpId, PgId, PgMap, Revision, StoreId,
-    Term, Time, VersionInfo, VersionNo,
+    LockRequest, LogIndex, Name, NodeId, ObjectId, ObjectSum, OpId, PgId, PgMap, RaftId, Revision,
+    StoreId, Term, Time, VersionInfo, VersionNo,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -135,6 +137,56 @@ pub enum MasterRequest {
         body: LockRequest,
         /// Wait, under this number of the session's (it keeps its place under another op).
         waiter: Option<u64>,
+    },
+    /// The next slice of an audit of this voter's tables, as of when it was begun; any voter answers.
+    Audit {
+        /// Of the audit; 0 begins one.
+        run: u64,
+    },
+    /// What is known of objects that a store holds.
+    ObjectFates {
+        /// At most 4096.
+        objects: Vec<ObjectId>,
+    },
+    /// [`RepairLog`](Self::RepairLog) with all that is known.
+    RepairRecords,
+    /// Empties a node's stores, or no longer.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// New state.
+        draining: bool,
+    },
+    /// Forgets a node that is down and holds nothing that counts. One that comes back is refused.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Repairs as fast as can be for this long; zero ends it.
+    Boost {
+        /// From now on.
+        lasts: Duration,
+    },
+    /// Inodes and paths with bytes in any of these groups.
+    FilesIn {
+        /// The groups.
+        pgs: Vec<PgId>,
+        /// After this inode.
+        after: Ino,
+        /// Rows at most.
+        limit: u32,
+    },
+    /// Bytes of a group's objects, of newest contents and of older versions, page by page.
+    GroupSpace {
+        /// The group.
+        pg: PgId,
+        /// Rows after this `(ino, chunk)`.
+        after: Option<(Ino, ChunkNo)>,
+    },
+    /// Forgets one store, which its node had before its data directory was replaced.
+    RemoveStore {
+        /// The store.
+        store: StoreId,
     },
 }
 
@@ -372,6 +424,66 @@ pub struct Heartbeat {
     pub repaired_files: u64,
     /// It saw an I/O error and acknowledges nothing.
     pub failed: bool,
+    /// Room, disk and load.
+    pub load: Box<StoreLoad>,
+    /// About repair.
+    pub repair: Box<StoreRepair>,
+    /// What it should hold and does not.
+    pub lacks: Box<StoreLacks>,
+}
+
+/// The part that a node has in the master group, by its own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Voting {
+    /// Not known yet: it is starting.
+    #[default]
+    Unknown,
+    /// None: it runs under no id.
+    No,
+    /// It runs under this id, as a voter or a learner.
+    As(RaftId),
+    /// None, since what it has on disk does not open.
+    Failed,
+}
+
+/// What a store should hold for some seconds already and does not (damaged objects included).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoreLacks {
+    /// Groups and how many objects; of a group whose news it missed at least one. If there are very
+    /// many, those with the lowest numbers.
+    pub groups: Vec<(PgId, u32)>,
+    /// Objects in all.
+    pub total: u64,
+}
+
+/// What placement and people want to know of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoreLoad {
+    /// Part of the free bytes that is kept for deletes and logs: no object may use it.
+    pub reserve_bytes: u64,
+    /// Objects it should hold and has no room for.
+    pub starved: u64,
+    /// Microseconds that a disk operation takes, smoothed; 0 while none was seen lately.
+    pub disk_us: u64,
+    /// Bytes of objects read since start.
+    pub read_bytes: u64,
+    /// Bytes of objects by group, ascending; `None` if nothing changed since the master was told.
+    pub groups: Option<Vec<(PgId, u64)>>,
+    /// A store that was set aside because of damage lay beside this one when it started.
+    pub set_aside: bool,
+    /// The part that its node has in the master group.
+    pub voting: Voting,
+}
+
+/// How the cluster stands with space, for its stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SpaceAdvice {
+    /// Space is short: what is kept for comfort only shall go.
+    pub short: bool,
+    /// Bytes are being freed: who has no room shall be told to try again, not that all is full.
+    pub freeing: bool,
+    /// Stores on the device of the one that is told, itself included; 0 if that is not known.
+    pub sharing: u16,
 }
 
 /// What a store shall know of a commit, an abort or a deletion. Kept until all members were told.
@@ -433,6 +545,14 @@ pub struct HeartbeatOk {
     pub repair_paused: bool,
     /// Bytes per second a store may copy for repair, 0 for no limit.
     pub repair_rate: u64,
+    /// How the cluster stands with space.
+    pub space: SpaceAdvice,
+    /// About repair.
+    pub repair: RepairOrders,
+    /// Notes up to here are gone: a store whose cursor is before it missed some.
+    pub trimmed: LogIndex,
+    /// There were no notes behind `notes_upto` when this was answered.
+    pub is_told_all: bool,
 }
 
 /// One row of a PG: what a member must hold.
@@ -446,6 +566,8 @@ pub struct PgRow {
     pub objects: Vec<(ObjectId, ObjectSum)>,
     /// For chunk 0 (home): the inode's newest commit.
     pub clean: Option<(Revision, OpId)>,
+    /// The inode has other chunks too.
+    pub is_wide: bool,
 }
 
 /// The answer to a [`MasterRequest`].
@@ -492,7 +614,7 @@ pub enum MasterResponse {
     PgListing(Vec<PgRow>, LogIndex, bool),
     /// To `Status`.
     Status(Box<ClusterStatus>),
-    /// To `FilesOf`: inode, a path, bytes; true at the end.
+    /// To `FilesOf` and `FilesIn`: inode, a path, bytes; true at the end.
     Files(Vec<(Ino, Vec<u8>, u64)>, bool),
     /// To `RepairLog`.
     Receipts(Vec<RepairReceipt>),
@@ -504,6 +626,21 @@ pub enum MasterResponse {
         as_of: LogIndex,
         /// The current content's first chunk, if it is all there is and not too much.
         layout: Option<Layout>,
+    },
+    /// To `Audit`.
+    Audit(AuditPage),
+    /// To `ObjectFates`: in the order asked, as of this log index.
+    ObjectFates(Vec<ObjectFate>, LogIndex),
+    /// To `RepairRecords`.
+    Records(Vec<RepairRecord>),
+    /// To `GroupSpace`.
+    GroupSpace {
+        /// Bytes of objects that the newest content of some name refers to.
+        live: u64,
+        /// Bytes of objects that only older or deleted versions refer to.
+        version: u64,
+        /// Where to go on; `None` at the end.
+        next: Option<(Ino, ChunkNo)>,
     },
 }
 
@@ -545,7 +682,7 @@ pub struct StoreInfo {
     pub free_bytes: u64,
     /// Objects' bytes.
     pub used_bytes: u64,
-    /// PGs it is a member of.
+    /// PGs it is a member of, or still a source for.
     pub pgs: u32,
     /// Of those, still being filled.
     pub filling: u32,
@@ -555,6 +692,19 @@ pub struct StoreInfo {
     pub draining: bool,
     /// It saw an I/O error.
     pub failed: bool,
+    /// Its disk is much slower than the others': it gets new copies only where there is
+    /// no other place.
+    pub slow: bool,
+    /// It has no room for more.
+    pub full: bool,
+    /// Objects it should hold and has no room for.
+    pub starved: u64,
+    /// Milliseconds that a disk operation takes there, rounded up; 0 if not known.
+    pub disk_ms: u64,
+    /// Replicas it still has to wipe, because they are elsewhere now.
+    pub wiping: u32,
+    /// Bytes of objects that it has read for others since its start.
+    pub read_bytes: u64,
 }
 
 /// One finished repair.
@@ -566,7 +716,7 @@ pub struct RepairReceipt {
     pub began: Time,
     /// Milliseconds it took.
     pub took_ms: u64,
-    /// Chunk rows re-replicated.
+    /// Files re-replicated (chunk rows, in the log of an older program).
     pub files: u64,
     /// Bytes re-replicated.
     pub bytes: u64,
@@ -574,6 +724,20 @@ pub struct RepairReceipt {
     pub pgs: u32,
     /// Lowest copy count met.
     pub lowest_copies: u8,
+}
+
+impl From<&RepairRecord> for RepairReceipt {
+    fn from(r: &RepairRecord) -> Self {
+        Self {
+            cause: r.cause.clone(),
+            began: r.began,
+            took_ms: r.took_ms,
+            files: r.files,
+            bytes: r.bytes,
+            pgs: r.pgs,
+            lowest_copies: r.lowest_copies,
+        }
+    }
 }
 
 /// The cluster at a glance.
@@ -609,6 +773,10 @@ pub struct ClusterStatus {
     pub orphans: u64,
     /// Ranges locked by programs, and requests that wait for one.
     pub locks: (u64, u64),
+    /// Bytes per second that all stores together copy for repair.
+    pub repair_rate: u64,
+    /// Repair is boosted for this long still.
+    pub boosted: Duration,
 }
 
 /// What changed about an inode.

@@ -5,13 +5,16 @@
 //! and are never re-encoded. The header has its own CRC-32C; payload bytes are covered by the block
 //! sums inside the header, which the receiver checks before it uses them.
 //! Enums are append-only: a variant is never removed or reordered within a protocol version.
+pub mod audit;
 pub mod error;
 pub mod frame;
 pub mod master;
 pub mod mutation;
 pub mod node;
+pub mod repair;
 pub mod replica;
 pub mod rpc;
+pub mod scrub;
 
 pub use error::{ErrorClass, ErrorCode, WireError};
 pub use frame::{FRAME_MAX, Frame, FrameError};
@@ -23,7 +26,7 @@ pub use replica::{ReplicaRequest, ReplicaResponse, Stamp};
 use serde::{Deserialize, Serialize};
 
 /// Raised when old and new programs could misunderstand each other.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// Everything that travels on a TCP connection after the handshake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -45,14 +45,35 @@ pub enum NodeRequest {
     BecomeVoter {
         /// The cluster.
         cluster: ClusterId,
-        /// The id it shall run under; a fresh log is made for it.
+        /// The id it shall run under, above every one it ran under before; a fresh log is made for it.
         raft_id: RaftId,
     },
     /// Tells a node that it is no longer in the Raft group; it may drop its log and state.
     RetireVoter {
         /// The id that was removed.
         raft_id: RaftId,
+        /// The leader's term: a node that knows a newer one does not obey.
+        term: Term,
     },
+    /// A page of the namespace for a store's snapshot of it (store to leader).
+    NamespacePage {
+        /// The state that the pages before were of; 0 for the newest.
+        index: LogIndex,
+        /// With index 0: one that was pinned at most this long ago will do, in milliseconds.
+        age_max_ms: u32,
+        /// Rows with keys greater than this.
+        after: Vec<u8>,
+        /// About this many bytes at most.
+        bytes_max: u32,
+    },
+    /// Asks the node to keep a snapshot of the namespace in its store, now. Answered when it is
+    /// durable.
+    StoreNamespace {
+        /// Of this log index, if the leader still has it pinned; 0 for the newest.
+        index: LogIndex,
+    },
+    /// Space that its data directory takes, measured now.
+    DiskUse,
 }
 
 /// A node's view of one member.
@@ -126,6 +147,19 @@ pub struct BandwidthInfo {
     pub repair: ClassTraffic,
 }
 
+/// A namespace snapshot that a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NamespaceStored {
+    /// The log up to which it is complete.
+    pub index: LogIndex,
+    /// When (Unix time, by the master's clock).
+    pub taken_at: Time,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of its objects.
+    pub bytes: u64,
+}
+
 /// Where the master is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LeaderHint {
@@ -166,6 +200,23 @@ pub struct NodeIdentityInfo {
     pub version: String,
 }
 
+/// Space that a data directory takes, in bytes of allocated blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// Files of objects, their headers included.
+    pub objects: u64,
+    /// The store's tables: small objects, and what is known of all.
+    pub tables: u64,
+    /// The store's journal.
+    pub journal: u64,
+    /// The voter's log and tables.
+    pub voter: u64,
+    /// Everything.
+    pub total: u64,
+    /// Stores and voters that were set aside because of damage; in `total`, too.
+    pub set_aside: u64,
+}
+
 /// An answer of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum NodeResponse {
@@ -183,4 +234,17 @@ pub enum NodeResponse {
     Leader(LeaderHint),
     /// To `SnapshotPage`: ascending pairs; empty at the end.
     SnapshotPage(Vec<KvPair>),
+    /// To `NamespacePage`.
+    NamespacePage {
+        /// The state it is of.
+        index: LogIndex,
+        /// When that was pinned (Unix time).
+        taken_at: Time,
+        /// Ascending; empty at the end.
+        pairs: Vec<KvPair>,
+    },
+    /// To `StoreNamespace`.
+    NamespaceStored(NamespaceStored),
+    /// To `DiskUse`.
+    DiskUse(DiskUse),
 }

@@ -1,6 +1,8 @@
 //! Clients and peers to a replica store.
+use super::scrub::ScrubStatus;
 use crate::types::{
-    BlockSums, ChunkNo, Epoch, Ino, ObjectId, ObjectSum, OpId, PgId, Revision, StoreId,
+    BlockSums, ChunkNo, Epoch, Ino, LogIndex, ObjectAbout, ObjectId, ObjectSum, OpId, PgId,
+    PutAbout, Revision, StoreId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,15 @@ pub struct PrepareObject {
     pub has_bytes: bool,
 }
 
+/// What a client says of its put: kept with the objects, for the day when no master is left.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrepareAbout {
+    /// The put.
+    pub put: PutAbout,
+    /// First byte of each object relative to its chunk, in the order of the list.
+    pub starts: Vec<u32>,
+}
+
 /// A stamp wanted along with a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StampRequest {
@@ -73,6 +84,8 @@ pub enum ReplicaRequest {
         mark: Option<MarkRequest>,
         /// May be empty (a truncate leaves only a mark).
         objects: Vec<PrepareObject>,
+        /// For the objects' headers.
+        about: Option<Box<PrepareAbout>>,
     },
     /// Bytes of an object, verified by the store before it sends them, in whole blocks.
     Read {
@@ -101,6 +114,63 @@ pub enum ReplicaRequest {
     },
     /// Space and counts of this store.
     Usage,
+    /// All bytes of an object with what its header says: for another store's copy.
+    Fetch {
+        /// The object.
+        object: ObjectId,
+    },
+    /// How the scrub is; with `start`, a quick pass over everything begins first.
+    Scrub {
+        /// Begin a pass now.
+        start: bool,
+    },
+    /// What is known of these objects, without reading their bytes.
+    Look {
+        /// At most 4096.
+        objects: Vec<ObjectId>,
+    },
+    /// All objects held or listed, in the order of their ids.
+    Held {
+        /// Objects after this one.
+        after: Option<ObjectId>,
+        /// At most.
+        limit: u32,
+    },
+    /// Stamps of a group, and all its marks.
+    Stamps {
+        /// The group.
+        pg: PgId,
+        /// Inodes after this one.
+        after: Option<Ino>,
+        /// Stamps at most.
+        limit: u32,
+    },
+}
+
+/// What a store knows of an object without reading its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldObject {
+    /// The object.
+    pub id: ObjectId,
+    /// It is on its list: group, inode, chunk and identity.
+    pub row: Option<(PgId, Ino, ChunkNo, ObjectSum)>,
+    /// Its bytes are there, with this header: inode, chunk and identity.
+    pub header: Option<(Ino, ChunkNo, ObjectSum)>,
+    /// Its batch is not durable yet.
+    pub is_new: bool,
+}
+
+/// Stamps and marks of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StampPage {
+    /// Newest commit told, by inode, ascending.
+    pub stamps: Vec<(Ino, Revision, OpId)>,
+    /// Marks, the same in every page.
+    pub marks: Vec<(Ino, OpId)>,
+    /// Notes up to here have been applied.
+    pub cursor: LogIndex,
+    /// No stamps are behind these.
+    pub is_last: bool,
 }
 
 /// One object as [`ReplicaRequest::Check`] found it.
@@ -141,6 +211,19 @@ pub enum ReplicaResponse {
     Checked(Vec<CheckState>),
     /// Space and counts.
     Usage(StoreUsage),
+    /// Payload: all bytes of the object, verified.
+    Fetched {
+        /// All block sums of the object.
+        sums: BlockSums,
+        /// What its header says of the file.
+        about: Option<Box<ObjectAbout>>,
+    },
+    /// How the scrub is.
+    Scrub(Box<ScrubStatus>),
+    /// To `Look`, in the order asked, and `Held`; true if none are behind these.
+    Held(Vec<HeldObject>, bool),
+    /// To `Stamps`.
+    Stamps(StampPage),
 }
 
 /// Space and counts of a store.

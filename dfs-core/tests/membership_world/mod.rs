@@ -1,4 +1,5 @@
 //! Nodes, network and clock of the membership simulation.
+#![allow(dead_code)] // Shared by test files that each need a part.
 use bytes::Bytes;
 use dfs_core::membership::{
     Member, MemberAction, MemberEvent, MemberNotice, MemberState, Membership, MembershipConfig,
@@ -47,7 +48,7 @@ pub struct World {
     tie: u64,
 }
 
-fn addr(i: usize) -> SocketAddr {
+pub fn addr(i: usize) -> SocketAddr {
     ([127, 0, 0, 1], 7000 + u16::try_from(i).unwrap()).into()
 }
 

@@ -95,6 +95,7 @@ pub struct GossipStats {
 enum Command {
     Join(Vec<SocketAddr>),
     Leave(oneshot::Sender<()>),
+    Doubt(SocketAddr),
     Stop,
 }
 
@@ -180,6 +181,12 @@ impl GossipHandle {
     pub fn join(&self, addrs: Vec<SocketAddr>) {
         // A stopped driver joins nobody.
         let _ = self.commands.send(Command::Join(addrs));
+    }
+
+    /// A connection to this address broke or was refused: its member is looked at now.
+    pub fn doubt(&self, tcp: SocketAddr) {
+        // A stopped driver looks at nobody.
+        let _ = self.commands.send(Command::Doubt(tcp));
     }
 
     /// Says goodbye to everybody and stops; others list this node as Left. Returns when the
@@ -330,6 +337,7 @@ impl Task {
             loop {
                 match commands.try_recv() {
                     Ok(Command::Join(addrs)) => self.event(MemberEvent::Join { addrs }),
+                    Ok(Command::Doubt(tcp)) => self.event(MemberEvent::Doubt { tcp }),
                     Ok(Command::Leave(done)) => {
                         self.goodbye = Some((done, boottime() + LEAVE_MAX));
                         self.event(MemberEvent::Leave);
@@ -363,6 +371,7 @@ impl Task {
                 () = tokio::time::sleep(sleep) => {}
                 command = commands.recv() => match command {
                     Some(Command::Join(addrs)) => self.event(MemberEvent::Join { addrs }),
+                    Some(Command::Doubt(tcp)) => self.event(MemberEvent::Doubt { tcp }),
                     Some(Command::Leave(done)) => {
                         self.goodbye = Some((done, boottime() + LEAVE_MAX));
                         self.event(MemberEvent::Leave);

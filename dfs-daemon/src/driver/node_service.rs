@@ -3,14 +3,15 @@ use super::gossip::GossipHandle;
 use super::leader_book::LeaderBook;
 use dfs_core::membership::{Bandwidth, Member, MemberChange, MemberNotice, TrafficClass};
 use dfs_core::net::clock::{boottime, unix_ms_of};
-use dfs_core::types::{ClusterId, NodeId, RaftId, StoreId, Time};
+use dfs_core::replica::VotingNow;
+use dfs_core::types::{ClusterId, NodeId, StoreId, Time};
+use dfs_core::wire::master::Voting;
 use dfs_core::wire::node::{
     BandwidthInfo, ClassTraffic, MemberEventInfo, MemberInfo, MemberState, NodeIdentityInfo,
 };
 use dfs_core::wire::{NodeRequest, NodeResponse};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What does not change while the daemon runs.
 #[derive(Debug, Clone)]
@@ -33,8 +34,7 @@ pub struct NodeService {
     gossip: GossipHandle,
     bandwidth: Arc<Bandwidth>,
     book: LeaderBook,
-    /// 0 while it does not vote.
-    raft_id: Arc<AtomicU64>,
+    voting: Arc<VotingNow>,
 }
 
 fn unix(at: Time) -> Time {
@@ -86,20 +86,29 @@ impl NodeService {
         gossip: GossipHandle,
         bandwidth: Arc<Bandwidth>,
         book: LeaderBook,
-        raft_id: Arc<AtomicU64>,
+        voting: Arc<VotingNow>,
     ) -> Self {
         Self {
             facts,
             gossip,
             bandwidth,
             book,
-            raft_id,
+            voting,
         }
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &str {
+        &self.facts.data_dir
     }
 
     fn identity(&self) -> NodeIdentityInfo {
         let me = self.gossip.identity();
-        let raft_id = self.raft_id.load(Ordering::Acquire);
+        let raft_id = match self.voting.get() {
+            Voting::As(id) => Some(id),
+            Voting::Unknown | Voting::No | Voting::Failed => None,
+        };
         NodeIdentityInfo {
             node: self.facts.node,
             incarnation: me.incarnation,
@@ -107,7 +116,7 @@ impl NodeService {
             cluster: self.facts.cluster,
             tcp: self.facts.tcp,
             gossip: me.gossip,
-            raft_id: (raft_id != 0).then_some(RaftId(raft_id)),
+            raft_id,
             pid: std::process::id(),
             data_dir: self.facts.data_dir.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -152,8 +161,11 @@ impl NodeService {
             }
             NodeRequest::WhoLeads => NodeResponse::Leader(self.book.hint()),
             NodeRequest::Leave
+            | NodeRequest::DiskUse
             | NodeRequest::Raft { .. }
             | NodeRequest::SnapshotPage { .. }
+            | NodeRequest::NamespacePage { .. }
+            | NodeRequest::StoreNamespace { .. }
             | NodeRequest::BecomeVoter { .. }
             | NodeRequest::RetireVoter { .. } => return None,
         })

@@ -17,12 +17,12 @@ mod threads;
 mod tests;
 
 use super::queue::{Sender, unbounded};
+use super::table_scrub::TableScrubSetup;
 use bytes::Bytes;
 use dfs_core::net::clock::boottime;
 use dfs_core::replica::tables::TableError;
-use dfs_core::replica::{Replica, ReplicaConfig, ReplicaEvent};
+use dfs_core::replica::{NamespaceWork, Replica, ReplicaConfig, ReplicaEvent};
 use dfs_core::store::{FlushDone, KvError, StoreDir};
-use dfs_core::types::ObjectId;
 use dfs_core::wire::rpc::{Call, CallResult, Reply, ReplyTo};
 use dfs_core::wire::{ErrorCode, ReplicaRequest, WireError};
 use owner::Owner;
@@ -90,10 +90,10 @@ enum Input {
     /// Batches are durable, or the store has failed.
     Committed(Vec<u64>, Result<(), String>),
     Flushed(Result<FlushDone, KvError>),
-    Scrubbed {
-        bytes: u64,
-        damaged: Vec<ObjectId>,
-    },
+    Namespace(
+        NamespaceWork,
+        tokio::sync::oneshot::Sender<Result<(), String>>,
+    ),
     Stop,
 }
 
@@ -102,16 +102,11 @@ enum Input {
 pub struct ReplicaDriverConfig {
     /// Threads that read object files. Default 3.
     pub readers: usize,
-    /// Bytes per second that the scrubber verifies; 0 turns it off. Default 4 MiB.
-    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for ReplicaDriverConfig {
     fn default() -> Self {
-        Self {
-            readers: 3,
-            scrub_bytes_per_second: 4 << 20,
-        }
+        Self { readers: 3 }
     }
 }
 
@@ -142,6 +137,18 @@ impl ReplicaHandle {
         });
     }
 
+    /// Works on the store's namespace snapshots; returns when that is durable.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn namespace(&self, work: NamespaceWork) -> Result<(), String> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        // Refused only after a stop; then nobody answers either.
+        let _ = self.inbox.send(Input::Namespace(work, done));
+        let stopped = |_| Err("this daemon is stopping".to_owned());
+        result.await.unwrap_or_else(stopped)
+    }
+
     /// The master has news for this store.
     pub fn poke(&self) {
         self.event(ReplicaEvent::Poke);
@@ -157,6 +164,7 @@ impl ReplicaHandle {
 #[derive(Debug)]
 pub struct ReplicaDriver {
     handle: ReplicaHandle,
+    lost: Arc<tokio::sync::Notify>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -174,11 +182,27 @@ impl ReplicaDriver {
         caller: Arc<dyn Caller>,
     ) -> Result<Self, StartError> {
         let StoreDir {
+            root,
             store,
+            tables,
             writer,
             lock,
             ..
         } = dir;
+        let lost = Arc::new(tokio::sync::Notify::new());
+        let telling = Arc::clone(&lost);
+        let scrub = TableScrubSetup {
+            base: tables,
+            counts: Arc::clone(&machine.table_counts),
+            period: machine.scrub_period,
+            on_fault: Box::new(move |cause| {
+                tracing::error!(store = %root.display(), cause, "the store is damaged: it is served no more");
+                if let Err(error) = StoreDir::condemn(&root, cause) {
+                    tracing::error!(%error, "cannot note in the store that it is damaged");
+                }
+                telling.notify_one();
+            }),
+        };
         let replica = Replica::recover(machine, boottime(), &store)?;
         let (inbox, inputs) = unbounded();
         let mut threads = Vec::new();
@@ -191,6 +215,8 @@ impl ReplicaDriver {
         };
         let readers = reads.start(config.readers, &mut threads)?;
         let background = threads::background(inbox.clone(), &mut threads)?;
+        let (scrub, thread) = scrub.spawn("tables-scrub")?;
+        threads.push(thread);
         let owner = Owner::new(
             (replica, store, lock),
             inbox.clone(),
@@ -198,14 +224,15 @@ impl ReplicaDriver {
                 storage,
                 readers,
                 background,
+                _scrub: scrub,
                 replies,
                 caller,
             },
-            config.scrub_bytes_per_second,
         );
         threads.insert(0, threads::spawn("replica", move || owner.run(&inputs))?);
         Ok(Self {
             handle: ReplicaHandle { inbox },
+            lost,
             threads,
         })
     }
@@ -214,6 +241,12 @@ impl ReplicaDriver {
     #[must_use]
     pub fn handle(&self) -> ReplicaHandle {
         self.handle.clone()
+    }
+
+    /// Is notified when the store is damaged beyond use: an open would set it aside.
+    #[must_use]
+    pub fn lost(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.lost)
     }
 
     /// Finishes what waits for the disk, writes the tables out and ends the threads.

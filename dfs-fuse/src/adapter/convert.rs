@@ -90,11 +90,12 @@ pub(super) fn file_attr(a: &Attr) -> FileAttr {
     }
 }
 
-/// What readdirplus needs of an entry without attributes (`.` and `..`).
+/// What readdirplus needs of an entry whose attributes are not told. The kernel lists the name, finds
+/// the size impossible, and takes nothing else from it (`fuse_direntplus_link`, Linux 5.5 and later).
 pub(super) fn bare_attr(node: u64, kind: FileKind) -> FileAttr {
     FileAttr {
         ino: INodeNo(node),
-        size: 0,
+        size: u64::MAX,
         blocks: 0,
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,

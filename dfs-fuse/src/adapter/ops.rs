@@ -268,10 +268,10 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (vfs, root) = (self.vfs.clone(), req.uid() == 0);
+        let (vfs, uid) = (self.vfs.clone(), req.uid());
         self.run(
             "open",
-            async move { vfs.open(ino.0, flags.0, root).await },
+            async move { vfs.open(ino.0, flags.0, uid).await },
             move |r| match r {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened)),
                 Err(e) => reply.error(err(e)),
@@ -345,6 +345,7 @@ impl Filesystem for Adapter {
             append: !is_page && flags.0 & libc::O_APPEND != 0,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: !is_page && flags.0 & libc::O_DSYNC != 0,
+            direct: flags.0 & libc::O_DIRECT != 0,
         };
         let len = data.len() as u32;
         let answer = move |reply: ReplyWrite, done: Result<(), Errno>| match done {

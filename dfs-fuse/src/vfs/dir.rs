@@ -74,7 +74,7 @@ impl Vfs {
                         if attrs && attr.kind == FileKind::File && entry.version.is_none() =>
                     {
                         &Listed {
-                            attr: Some(self.current(attr, is_old).await?),
+                            attr: self.current(attr, is_old).await?,
                             ..entry.clone()
                         }
                     }
@@ -91,20 +91,23 @@ impl Vfs {
         }
     }
 
-    /// Attributes of a listed file as they may be shown now. Those that were listed for an earlier
+    /// Attributes of a listed file, if they may be shown now. Those that were listed for an earlier
     /// request may be outdated: the kernel would take a size from them.
-    async fn current(&self, listed: &Attr, is_old: bool) -> VfsResult<Attr> {
+    async fn current(&self, listed: &Attr, is_old: bool) -> VfsResult<Option<Attr>> {
         let attr = match self.client.cached_attr(listed.ino) {
             Some(attr) => attr,
-            // Gone meanwhile: it was there when it was listed.
             None if is_old => match self.client.getattr(listed.ino).await {
                 Ok(attr) => attr,
-                Err(e) if e.code() == ErrorCode::NotFound => return Ok(listed.clone()),
+                // Gone meanwhile: it was there when it was listed.
+                Err(e) if matches!(e.code(), ErrorCode::NotFound | ErrorCode::Stale) => {
+                    return Ok(None);
+                }
                 Err(e) => return Err(e.into()),
             },
             None => listed.clone(),
         };
-        self.shown(attr).await
+        // Who wants them asks for them, and waits until the file's pages are gone; the other names do not.
+        Ok(self.may_show(&attr).then_some(attr))
     }
 
     /// Hands one entry over; with attributes, a node of a `.versions` tree counts as looked up.

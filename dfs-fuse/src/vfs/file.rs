@@ -25,7 +25,7 @@ pub(super) fn revision_of(file: &OpenFile) -> Revision {
     file.attr().map_or(Revision(0), |attr| attr.revision)
 }
 
-fn mode_of(flags: i32) -> OpenMode {
+fn mode_of(flags: i32, uid: u32) -> OpenMode {
     let access = flags & libc::O_ACCMODE;
     let truncate = flags & libc::O_TRUNC != 0;
     OpenMode {
@@ -34,6 +34,7 @@ fn mode_of(flags: i32) -> OpenMode {
         write: access != libc::O_RDONLY || truncate,
         append: flags & libc::O_APPEND != 0,
         truncate,
+        kill_suid: uid != 0,
     }
 }
 
@@ -49,15 +50,18 @@ pub struct Place {
     pub append: bool,
     /// Clear suid and sgid.
     pub kill_suid: bool,
-    /// On stable storage before the answer (O_DSYNC), where the kernel does not ask for that itself.
+    /// On stable storage before the answer (O_DSYNC).
     pub sync: bool,
+    /// Past the kernel's pages (O_DIRECT): of an asynchronous one the kernel does not ask for a sync itself.
+    pub direct: bool,
 }
 
-/// It is certain that this caller may: root, or the owner with the rights of the owner.
+/// It is certain that this caller may: the owner with the rights of the owner. Not even of root is it
+/// known what it may (capabilities, `fs.protected_regular`).
 fn may_open(attr: &Attr, uid: u32, mode: OpenMode) -> bool {
     let wanted =
         if mode.read { libc::S_IRUSR } else { 0 } | if mode.write { libc::S_IWUSR } else { 0 };
-    uid == 0 || (uid == attr.uid && attr.mode & wanted == wanted)
+    uid == attr.uid && attr.mode & wanted == wanted
 }
 
 impl Vfs {
@@ -65,20 +69,10 @@ impl Vfs {
     ///
     /// # Errors
     /// EROFS below `.versions` for writing, and the like.
-    pub async fn open(&self, node: u64, flags: i32, caller_is_root: bool) -> VfsResult<Opened> {
-        let mode = mode_of(flags);
+    pub async fn open(&self, node: u64, flags: i32, uid: u32) -> VfsResult<Opened> {
+        let mode = mode_of(flags, uid);
         match self.node(node)? {
-            Node::Real(ino) => {
-                let opened = self.open_inode(ino, mode, flags).await?;
-                if mode.truncate
-                    && !caller_is_root
-                    && let Err(error) = self.clear_suid(ino).await
-                {
-                    self.release(opened.handle);
-                    return Err(error);
-                }
-                Ok(opened)
-            }
+            Node::Real(ino) => self.open_inode(ino, mode, flags).await,
             Node::Version(_) | Node::Status(_) if mode.write => Err(Errno(libc::EROFS)),
             Node::Status(StatusNode::File) => Ok(Opened {
                 handle: self.open_status(),
@@ -111,8 +105,9 @@ impl Vfs {
         let file = self.files.open(ino, mode).await?;
         let revision = revision_of(&file);
         self.follow(ino);
-        if self.pages.handles(ino) > 0 {
-            // The kernel would drop the pages too, but not before others can see the new size.
+        if self.pages.handles(ino) > 0 && !mode.truncate {
+            // The kernel would drop the pages too, but not before others can see the new size. An empty
+            // file shows none, and what has been cut must not end in an error.
             self.wait_for_pages(ino, revision).await?;
         }
         let keep_pages = self.pages.open(ino, revision);
@@ -157,7 +152,7 @@ impl Vfs {
         };
         let exclusive = flags & libc::O_EXCL != 0;
         let (attr, created) = self.client.create(dir, &name, node, exclusive).await?;
-        let mode = mode_of(flags);
+        let mode = mode_of(flags, uid);
         if created {
             let truncate = false;
             let mode = OpenMode { truncate, ..mode };
@@ -171,7 +166,7 @@ impl Vfs {
             // The kernel looks again.
             _ => return Err(Errno(libc::ESTALE)),
         }
-        let opened = self.open(attr.ino.0, flags, uid == 0).await?;
+        let opened = self.open(attr.ino.0, flags, uid).await?;
         let attr = self.shown(self.client.getattr(attr.ino).await?).await?;
         Ok((attr, opened))
     }
@@ -226,11 +221,14 @@ impl Vfs {
     #[must_use]
     pub fn write_buffered(&self, handle: u64, place: Place, bytes: &[u8]) -> Option<VfsResult<()>> {
         let (file, direct) = self.handles.file(handle).ok()?;
-        if place.append || (place.sync && direct) {
+        if place.append || (place.sync && (direct || place.direct)) {
             return None;
         }
-        file.try_write(place.offset, bytes, place.kill_suid)
-            .map(|done| done.map_err(Errno::from))
+        let done = file.try_write(place.offset, bytes, place.kill_suid)?;
+        Some(match done {
+            Ok(()) => Ok(()),
+            refused => self.kept_or_dropped(&file, refused),
+        })
     }
 
     /// write(2).
@@ -252,7 +250,7 @@ impl Vfs {
             } else {
                 file.write(place.offset, bytes, kill_suid).await?;
             }
-            match place.sync && direct {
+            match place.sync && (direct || place.direct) {
                 true => file.fsync().await,
                 false => Ok(()),
             }
@@ -368,6 +366,13 @@ impl Vfs {
             let dropped = self.pages.drop_now(file.ino());
             if tokio::time::timeout(SEEK_WAIT_MAX, dropped).await.is_err() {
                 self.pages.drop_pages(file.ino());
+                // Nobody knows where the data is. To call a hole data is allowed; the other way, a copy
+                // would lose it.
+                return match offset < file.size() {
+                    true if data => Ok(offset),
+                    true => Ok(file.size()),
+                    false => Err(Errno(libc::ENXIO)),
+                };
             }
         }
         Ok(if data {

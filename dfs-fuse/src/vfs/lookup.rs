@@ -152,11 +152,10 @@ impl Vfs {
         if let Some(size) = set.size {
             let open = handle.and_then(|h| self.handles.file(h).ok());
             match open {
-                Some((file, _)) if file.mode().write => file.truncate(size).await?,
-                _ => self.truncate_inode(ino, size).await?,
-            }
-            if !caller_is_root {
-                self.clear_suid(ino).await?;
+                Some((file, _)) if file.mode().write => {
+                    file.truncate(size, !caller_is_root).await?;
+                }
+                _ => self.truncate_inode(ino, size, !caller_is_root).await?,
             }
         }
         let SetAttr {
@@ -202,28 +201,14 @@ impl Vfs {
     }
 
     /// truncate(2) by path: a writing handle of a moment.
-    async fn truncate_inode(&self, ino: Ino, size: u64) -> VfsResult<()> {
+    async fn truncate_inode(&self, ino: Ino, size: u64, kill_suid: bool) -> VfsResult<()> {
         let file = self.files.open(ino, OpenMode::WRITE).await?;
-        let done = match file.truncate(size).await {
+        let done = match file.truncate(size, kill_suid).await {
             Ok(()) => file.flush().await,
             failed => failed,
         };
         file.release();
         Ok(done?)
-    }
-
-    /// What Linux does when somebody other than root changes a file's size.
-    pub(super) async fn clear_suid(&self, ino: Ino) -> VfsResult<()> {
-        let mode = self.client.getattr(ino).await?.mode;
-        let kept = without_suid(mode);
-        if kept != mode {
-            let args = SetAttrArgs {
-                mode: Some(kept),
-                ..SetAttrArgs::default()
-            };
-            self.client.setattr(ino, args).await?;
-        }
-        Ok(())
     }
 
     /// Target of a symlink.

@@ -112,6 +112,9 @@ impl Vfs {
     /// A filesystem over a connected client.
     #[must_use]
     pub fn new(client: Arc<Client>, files: Arc<FileLayer>, pages: Arc<Pages>) -> Self {
+        // Bytes that could not be stored are not left in the kernel's pages, as if they had been.
+        let holds = Arc::clone(&pages);
+        files.on_lost(move |ino| holds.drop_pages(ino));
         Self {
             client,
             files,

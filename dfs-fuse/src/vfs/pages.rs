@@ -11,7 +11,8 @@
 //!
 //! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
 //! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
-//! since one of them may have to wait for a read that waits for a dead store. Invariants:
+//! since one of them may have to wait for a read that waits for a dead store, but never two for one
+//! inode. Invariants:
 //! 1. an inode's revision is known here only while no other client's change has reached the kernel
 //!    since its pages were read;
 //! 2. the queue is bounded: when it overflows, everything is dropped instead.
@@ -28,6 +29,8 @@ use tokio::sync::oneshot;
 
 /// Inodes remembered at most, besides those that are open.
 const KNOWN_MAX: usize = 100_000;
+/// Threads for [`Pages::run`]: so many files may have a page that a read holds.
+pub const NOTIFY_THREADS: usize = 8;
 /// Notifications waiting at most.
 const QUEUE_MAX: usize = 10_000;
 
@@ -74,11 +77,18 @@ impl Drop for Appending<'_> {
     }
 }
 
+/// Who waits for the next time that the kernel is told of an inode; `None`: nobody asked for one.
+type Again = Option<Vec<oneshot::Sender<()>>>;
+
 /// See the [module docs](self).
 pub struct Pages {
     known: Mutex<HashMap<Ino, Known>>,
     queue: (Sender<Notice>, Receiver<Notice>),
+    /// Inodes that the kernel is being told of.
+    telling: Mutex<HashMap<Ino, Again>>,
     drop_all: AtomicBool,
+    /// Inodes of which the kernel is to be told by whichever thread comes first.
+    rest: Mutex<Vec<Ino>>,
     stopped: AtomicBool,
 }
 
@@ -87,7 +97,9 @@ impl Default for Pages {
         Self {
             known: Mutex::default(),
             queue: bounded(QUEUE_MAX),
+            telling: Mutex::default(),
             drop_all: AtomicBool::new(false),
+            rest: Mutex::default(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -223,11 +235,57 @@ impl Pages {
                 return;
             }
             if self.drop_all.swap(false, Ordering::AcqRel) {
-                self.all_open().into_iter().for_each(&invalidate);
+                *self.rest() = self.all_open();
+                for _ in 1..NOTIFY_THREADS {
+                    // A thread that this does not wake is at work, and looks when it is done.
+                    let _ = self.queue.0.try_send(Notice::Look);
+                }
             }
             if let Notice::Drop(ino, waiting) = notice {
-                invalidate(ino);
-                drop(waiting);
+                self.tell(ino, waiting, &invalidate);
+            }
+            while let Some(ino) = self.next_of_rest() {
+                self.tell(ino, None, &invalidate);
+            }
+        }
+    }
+
+    fn rest(&self) -> std::sync::MutexGuard<'_, Vec<Ino>> {
+        let rest = self.rest.lock();
+        rest.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn next_of_rest(&self) -> Option<Ino> {
+        self.rest().pop()
+    }
+
+    /// Tells the kernel to drop an inode's pages, or leaves that to the thread that is at it: one
+    /// inode whose page is locked keeps one thread.
+    fn tell(&self, ino: Ino, waiting: Option<oneshot::Sender<()>>, invalidate: &impl Fn(Ino)) {
+        let telling = || {
+            let telling = self.telling.lock();
+            telling.unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        {
+            let mut telling = telling();
+            if let Some(again) = telling.get_mut(&ino) {
+                again.get_or_insert_default().extend(waiting);
+                return;
+            }
+            telling.insert(ino, None);
+        }
+        let mut waiting = Vec::from_iter(waiting);
+        loop {
+            invalidate(ino);
+            drop(waiting);
+            let mut telling = telling();
+            match telling.get_mut(&ino).and_then(Option::take) {
+                // Pages may have been read since it began.
+                Some(next) => waiting = next,
+                None => {
+                    telling.remove(&ino);
+                    return;
+                }
             }
         }
     }
@@ -374,6 +432,93 @@ mod tests {
         }
         assert_eq!(kernel.told(), (1..100).map(Ino).collect::<Vec<_>>());
         assert!(!pages.open(Ino(0), r(1)) && !pages.open(Ino(1), r(1)));
+    }
+
+    /// One file with a stuck page kept every thread: no other file that had changed could be shown.
+    #[tokio::test]
+    async fn regression_an_inode_whose_pages_are_stuck_keeps_one_thread() {
+        let pages = Arc::new(Pages::default());
+        let (release, stuck) = std::sync::mpsc::channel::<()>();
+        let stuck = Arc::new(Mutex::new(stuck));
+        let told = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let one = || {
+            let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
+            std::thread::spawn(move || {
+                pages.run(|ino| {
+                    if ino == INO {
+                        told.fetch_add(1, Ordering::AcqRel);
+                        stuck.lock().unwrap().recv().unwrap();
+                    }
+                });
+            })
+        };
+        let threads = [one(), one()];
+        let other = Ino(8);
+        for ino in [INO, other] {
+            pages.open(ino, r(1));
+        }
+        let mut waits: Vec<_> = (0..5).map(|_| Box::pin(pages.drop_now(INO))).collect();
+        for wait in &mut waits {
+            assert!(futures_poll_once(wait.as_mut()).await.is_none());
+        }
+        let dropped = tokio::time::timeout(Duration::from_secs(10), pages.drop_now(other));
+        dropped.await.expect("the other file is not held up");
+        // The first pass is over, and one more for all who came during it.
+        for _ in 0..2 {
+            release.send(()).unwrap();
+        }
+        for wait in waits {
+            wait.await;
+        }
+        assert_eq!(told.load(Ordering::Acquire), 2);
+        pages.stop();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    /// The thread that was to drop everything waited for the first file whose page was stuck.
+    #[test]
+    fn regression_everything_but_a_stuck_inode_is_dropped() {
+        let pages = Arc::new(Pages::default());
+        for i in 0..100 {
+            pages.open(Ino(i), r(1));
+        }
+        let (release, stuck) = std::sync::mpsc::channel::<()>();
+        let stuck = Arc::new(Mutex::new(stuck));
+        let told = Arc::new(Mutex::new(std::collections::BTreeSet::new()));
+        let one = || {
+            let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
+            std::thread::spawn(move || {
+                pages.run(|ino| {
+                    if ino.0 % 50 == 7 {
+                        stuck.lock().unwrap().recv().unwrap();
+                    }
+                    told.lock().unwrap().insert(ino);
+                });
+            })
+        };
+        let threads = [one(), one(), one()];
+        pages.session_lost();
+        let begun = std::time::Instant::now();
+        while told.lock().unwrap().len() < 98 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the others wait");
+            std::thread::yield_now();
+        }
+        (0..2).for_each(|_| release.send(()).unwrap());
+        pages.stop();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert_eq!(told.lock().unwrap().len(), 100);
+    }
+
+    async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+        std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(cx) {
+                std::task::Poll::Ready(done) => Some(done),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! A cluster of daemon processes, as `dfs-tools dev` starts it.
-use super::{program, run, wait_for, watchdog};
-use anyhow::{Context, bail};
+use super::{Tmpfs, program, run, wait_for, watchdog};
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct NodeStatus {
 pub struct Cluster {
     dir: tempfile::TempDir,
     config: String,
+    /// Devices below it.
+    devices: Vec<Tmpfs>,
 }
 
 impl Cluster {
@@ -43,11 +46,25 @@ impl Cluster {
     /// # Errors
     /// They do not serve.
     pub fn start_with(n: u8, config: &str) -> anyhow::Result<Self> {
+        Self::start_on(n, config, |_| Ok(Vec::new()))
+    }
+
+    /// Starts `n` daemons below what `devices` mounts below the cluster's directory, which it is told.
+    ///
+    /// # Errors
+    /// They do not serve.
+    pub fn start_on(
+        n: u8,
+        config: &str,
+        devices: impl FnOnce(&Path) -> anyhow::Result<Vec<Tmpfs>>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("dfs-test-").tempdir()?;
-        let this = Self {
+        let mut this = Self {
             dir,
             config: config.to_owned(),
+            devices: Vec::new(),
         };
+        this.devices = devices(&this.dev_dir())?;
         watchdog::add_cluster(&this.dev_dir());
         this.tools(&["dev", "up", &n.to_string()])
             .with_context(|| this.complaints(n))?;
@@ -65,6 +82,12 @@ impl Cluster {
             lines.extend(bad.take(20).map(|l| format!("node {i}: {l}")));
         }
         lines.join("\n")
+    }
+
+    /// The devices that it was started on.
+    #[must_use]
+    pub fn devices(&self) -> &[Tmpfs] {
+        &self.devices
     }
 
     /// The development cluster's directory.
@@ -221,16 +244,35 @@ impl Cluster {
     /// # Errors
     /// One cannot be signalled.
     pub fn kill_all(&self) -> anyhow::Result<()> {
-        let pids = self.pids()?;
-        for pid in &pids {
-            let pid = i32::try_from(*pid)
-                .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            let Some(pid) = pid else { bail!("not a pid") };
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        let running = self.nodes()?;
+        let running: Vec<u8> = running
+            .iter()
+            .filter(|n| n.running)
+            .map(|n| n.node)
+            .collect();
+        self.kill_together(&running)
+    }
+
+    /// These daemons (from 1) killed at the same moment, with SIGKILL.
+    ///
+    /// # Errors
+    /// One does not run, or cannot be signalled.
+    pub fn kill_together(&self, victims: &[u8]) -> anyhow::Result<()> {
+        let nodes = self.nodes()?;
+        let of_them = |n: &&NodeStatus| victims.contains(&n.node);
+        let pids = nodes.iter().filter(of_them).map(|n| n.pid);
+        let pid = |pid: Option<u32>| Pid::from_raw(i32::try_from(pid?).ok()?);
+        let pids: Vec<_> = pids.map(pid).collect();
+        for pid in pids {
+            kill_process(pid.context("a node does not run")?, Signal::KILL)?;
         }
-        let gone = || self.nodes().is_ok_and(|n| n.iter().all(|n| !n.running));
-        wait_for("all daemons dead", Duration::from_secs(10), gone).map(|_| ())
+        // Dying, a process may hold its port a moment longer.
+        let is_gone = |n: &NodeStatus| !n.running && TcpListener::bind(n.addr).is_ok();
+        let gone = || {
+            let nodes = self.nodes();
+            nodes.is_ok_and(|all| all.iter().filter(of_them).all(is_gone))
+        };
+        wait_for("the killed daemons dead", Duration::from_secs(10), gone).map(|_| ())
     }
 
     /// Starts all daemons that do not run and waits until they serve.
@@ -253,7 +295,16 @@ impl Drop for Cluster {
                 }
             }
         }
-        if let Err(e) = self.tools(&["dev", "destroy"]) {
+        if !self.devices.is_empty() {
+            // A directory that is mounted on cannot be removed.
+            if let Err(e) = self.kill_all() {
+                eprintln!("cleaning up: {e:#}");
+            }
+            self.devices.clear();
+        }
+        // It may have gone with its device.
+        let is_there = self.dev_dir().join("seeds").exists();
+        if is_there && let Err(e) = self.tools(&["dev", "destroy"]) {
             eprintln!("cleaning up: {e:#}");
         }
         watchdog::remove_cluster(&self.dev_dir());

@@ -5,16 +5,21 @@
 //! they measure stalls, and the machine is small.
 pub mod cluster;
 pub mod compare;
+pub mod fsck;
 pub mod load;
 pub mod lock_agent;
 pub mod mount;
+pub mod netns;
 pub mod source_tree;
 pub mod suite;
+pub mod tmpfs;
 mod watchdog;
 
 pub use cluster::{Cluster, NodeStatus};
+pub use fsck::fsck_clean;
 pub use lock_agent::LockAgent;
 pub use mount::Mount;
+pub use tmpfs::Tmpfs;
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;

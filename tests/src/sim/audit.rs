@@ -22,8 +22,9 @@ fn state_of(node: &Node) -> Option<&State> {
 }
 
 /// What stores lack of what they shall hold; empty when nothing.
-pub(super) fn disorder_of_stores(nodes: &[Node], state: &State) -> String {
-    for node in nodes {
+pub(super) fn disorder_of_stores(nodes: &[Node], state: &State, absent: Option<usize>) -> String {
+    let present = |node: &&Node| node.run > 0 && Some(node.index) != absent;
+    for node in nodes.iter().filter(present) {
         let Some(daemon) = node.daemon.as_ref() else {
             return format!("node {} is down", node.index);
         };
@@ -42,8 +43,9 @@ fn missing(nodes: &[Node], state: &State) -> Result<(), String> {
     for (pg, group) in state.pgs() {
         for row in rows(state, pg)? {
             for (id, sum) in &row.objects {
-                for member in &group.info.members {
-                    let Some(daemon) = daemon_of(nodes, *member) else {
+                // One that is being filled counts for nothing yet: groups are moved at any time.
+                for member in group.complete() {
+                    let Some(daemon) = daemon_of(nodes, member) else {
                         return Err(format!("store {member} is down"));
                     };
                     holds(&daemon.store, *id, *sum)

@@ -5,7 +5,7 @@
 use super::network::{Conn, End, NET_LANES, Net, Packet};
 use super::trace::Trace;
 use super::{client::ClientTimer, faults::Fault, node::NodeTimer};
-use dfs_core::types::Time;
+use dfs_core::types::{ObjectId, Time};
 use dfs_core::wire::Request;
 use dfs_core::wire::rpc::ConnId;
 use rand::{Rng, SeedableRng};
@@ -36,6 +36,16 @@ pub(super) enum Ev {
     Phase,
 }
 
+/// A store got an object's bytes from another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fetched {
+    pub node: usize,
+    /// The run of the daemon that got it.
+    pub run: u64,
+    pub object: ObjectId,
+    pub bytes: u64,
+}
+
 /// See the [module docs](self).
 pub(super) struct Fabric {
     pub now: Time,
@@ -45,6 +55,8 @@ pub(super) struct Fabric {
     /// The first promise that was found broken.
     pub failure: Option<String>,
     pub events: u64,
+    /// Since this was last looked at.
+    pub fetched: Vec<Fetched>,
     conns: BTreeMap<ConnId, Conn>,
     queue: BTreeMap<(Time, u64), Ev>,
     counter: u64,
@@ -59,6 +71,7 @@ impl Fabric {
             trace,
             failure: None,
             events: 0,
+            fetched: Vec::new(),
             conns: BTreeMap::new(),
             queue: BTreeMap::new(),
             counter: 0,

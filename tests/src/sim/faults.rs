@@ -278,10 +278,14 @@ impl World {
     }
 
     fn uncut_in(&mut self, from: u64, to: u64) {
+        let pause = self.fx.ms(from, to);
+        self.uncut_after(pause);
+    }
+
+    pub(super) fn uncut_after(&mut self, pause: Duration) {
         self.oracle.counts.cuts += 1;
         self.nemesis.cuts += 1;
         let cuts = self.nemesis.cuts;
-        let pause = self.fx.ms(from, to);
         self.fx.after(pause, Ev::Fault(Fault::Uncut(cuts)));
     }
 

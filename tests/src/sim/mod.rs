@@ -17,6 +17,7 @@
 //! | `client`, `contact`, `asks`, `jobs`, `puts`, `gets` | a client |
 //! | `workload`, `faults`, `world` | what happens |
 //! | `oracle`, `linear`, `audit` | what must be true |
+//! | `failover`, `failover_watch`, `failover_left` | a leader lost at a step of a repair, a rejoin, a drain, a rebalance |
 //! | `settings`, `planted` | who takes part, planted bugs |
 //!
 //! Not simulated: gossip itself, the file layer's write buffer and caches, TLS, disk rot.
@@ -27,6 +28,9 @@ mod clock;
 mod contact;
 mod daemon;
 mod fabric;
+pub mod failover;
+mod failover_left;
+mod failover_watch;
 mod faults;
 mod gets;
 mod jobs;
@@ -56,8 +60,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// The first broken promise, or the words of a machine's own assertion, with the command that
 /// repeats it.
 pub fn run(settings: Settings) -> Result<Report, String> {
+    let test = match settings.failover {
+        Some(failover) => format!("failover # {failover}"),
+        None => "sim".to_owned(),
+    };
     let repeat = format!(
-        "seed {}; repeat with DFS_SEED={} cargo test -p dfs-tests --test sim",
+        "seed {}; repeat with DFS_SEED={} cargo test -p dfs-tests --test {test}",
         settings.seed, settings.seed
     );
     let result = catch_unwind(AssertUnwindSafe(|| world::World::new(&settings).run()));

@@ -9,8 +9,10 @@ use super::fabric::{Ev, Fabric};
 use super::network::{End, Packet};
 use super::settings::{Plan, addr_of, node_id, store_id};
 use dfs_core::consensus::{RaftLog, SnapshotMeta};
+use dfs_core::replica::VotingNow;
 use dfs_core::store::{MemBase, ObjectStore, SimDisk, StoreMeta};
 use dfs_core::types::{Incarnation, NodeId, RaftId};
+use dfs_core::wire::master::Voting;
 use dfs_core::wire::node::MemberState;
 use dfs_core::wire::rpc::ConnId;
 use std::collections::BTreeMap;
@@ -58,6 +60,8 @@ pub(super) struct Node {
     pub plan: Arc<Plan>,
     /// The Raft id it runs under, durable.
     raft_id: Option<RaftId>,
+    /// What its heartbeats say of that.
+    voting: Arc<VotingNow>,
     /// Tables of each Raft id it had.
     master_bases: BTreeMap<RaftId, MemBase>,
     store_base: MemBase,
@@ -83,6 +87,7 @@ impl Node {
             disk_slow: 1,
             plan,
             raft_id: None,
+            voting: Arc::default(),
             master_bases: BTreeMap::new(),
             store_base: MemBase::new(),
             meta,
@@ -151,7 +156,8 @@ impl Node {
         let disk = Arc::new(self.disk.clone());
         let opened = ObjectStore::open(disk, base, &self.meta, self.plan.store_options());
         let (store, writer) = opened.map_err(|e| format!("store: {e}"))?;
-        let config = self.plan.replica_config(self.index, self.incarnation);
+        let mut config = self.plan.replica_config(self.index, self.incarnation);
+        config.voting = self.voting.clone();
         let mut daemon = Daemon::new(config, self.clock.local(fx.now), store, writer)?;
         if let Some(id) = self.raft_id {
             let base = self.master_bases[&id].clone();
@@ -159,6 +165,7 @@ impl Node {
             let id = (id, node_id(self.index), addr_of(self.index));
             daemon.start_master(&self.plan, id, &self.disk, base, seed)?;
         }
+        self.voting.set(self.raft_id.map_or(Voting::No, Voting::As));
         Ok(daemon)
     }
 
@@ -178,6 +185,7 @@ impl Node {
             return Err("it is down".into());
         };
         daemon.start_master(&self.plan, ids, &self.disk, base, seed)?;
+        self.voting.set(Voting::As(id));
         let event = Ev::Node {
             node: self.index,
             run: self.run,
@@ -193,6 +201,7 @@ impl Node {
             return;
         }
         self.raft_id = None;
+        self.voting.set(Voting::No);
         if let Some(daemon) = self.daemon.as_mut() {
             daemon.stop_master();
         }

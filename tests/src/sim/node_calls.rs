@@ -3,14 +3,14 @@
 //! A call to the leader goes to the node believed to lead; `NotLeader` names a better one; nobody
 //! known: some node is asked, who will know or not. A call that got no answer ends as unknown.
 use super::daemon::{Caller, OutCall};
-use super::fabric::{Ev, Fabric};
+use super::fabric::{Ev, Fabric, Fetched};
 use super::network::{NODES, Packet};
 use super::node::{Node, NodeTimer};
 use super::node_work::join;
 use super::settings::{addr_of, node_at};
 use bytes::Bytes;
 use dfs_core::wire::rpc::{Call, CallTarget, ConnId};
-use dfs_core::wire::{ErrorClass, ErrorCode, Response, WireError};
+use dfs_core::wire::{ErrorClass, ErrorCode, ReplicaRequest, Request, Response, WireError};
 use std::time::Duration;
 
 /// One attempt.
@@ -102,6 +102,16 @@ impl Node {
             Err(e) => self.attempt_failed(id, e, fx),
             Ok(response) => {
                 if let Some(call) = daemon.calls.remove(&id) {
+                    if let (Caller::Replica, Request::Replica(ReplicaRequest::Fetch { object })) =
+                        (call.caller, &call.call.request)
+                    {
+                        fx.fetched.push(Fetched {
+                            node: self.index,
+                            run: self.run,
+                            object: *object,
+                            bytes: payload.len() as u64,
+                        });
+                    }
                     let result = Ok((response, payload));
                     self.call_over(call.caller, call.call.token, result, fx);
                 }

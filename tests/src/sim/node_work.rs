@@ -81,9 +81,15 @@ impl Node {
                 .become_voter(raft_id, fx)
                 .map(|()| NodeResponse::Done)
                 .map_err(|e| WireError::new(ErrorCode::NotSupported, e)),
-            NodeRequest::RetireVoter { raft_id } => {
-                self.retire_voter(raft_id, fx);
-                Ok(NodeResponse::Done)
+            NodeRequest::RetireVoter { raft_id, term } => {
+                let voter = self.daemon.as_ref().and_then(|d| d.voter.as_ref());
+                match voter.is_some_and(|v| v.id == raft_id && v.master.raft().term() > term) {
+                    true => Err(ErrorCode::Stale.into()),
+                    false => {
+                        self.retire_voter(raft_id, fx);
+                        Ok(NodeResponse::Done)
+                    }
+                }
             }
             NodeRequest::SnapshotPage {
                 index,
@@ -261,11 +267,6 @@ impl Node {
                 );
                 daemon.hint = hint;
             }
-            MasterAction::Retired => {
-                if let Some(id) = daemon.voter.as_ref().map(|voter| voter.id) {
-                    self.retire_voter(id, fx);
-                }
-            }
             MasterAction::Fatal(why) => fx.fail(format!("node {}: fatal: {why}", self.index)),
         }
     }
@@ -337,6 +338,7 @@ impl Node {
                 }
             }
             ReplicaAction::Call(call) => self.call(Caller::Replica, call, fx),
+            ReplicaAction::NamespaceDone { .. } => {} // nobody asks here
             ReplicaAction::Read(job) => {
                 let planned = dfs_core::replica::read::plan(job, &daemon.store);
                 let (reply, damaged) = planned.run();
@@ -344,6 +346,11 @@ impl Node {
                 for object in damaged {
                     self.replica(ReplicaEvent::Damaged { object }, fx);
                 }
+            }
+            ReplicaAction::Scrub(job) => {
+                let now = fx.now;
+                let done = dfs_core::replica::scrub_job::plan(job, &daemon.store).run(|| now);
+                self.replica(ReplicaEvent::Scrubbed(done), fx);
             }
         }
     }

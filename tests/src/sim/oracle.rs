@@ -320,6 +320,13 @@ impl Oracle {
         Ok(())
     }
 
+    /// The inode and chunk that an object was written for.
+    pub fn place_of(&self, object: ObjectId) -> Option<(Ino, ChunkNo)> {
+        let put = self.puts.get(&object.op)?;
+        let range = put.shape.ranges().get(object.index as usize)?;
+        Some((put.ino, range.chunk))
+    }
+
     /// Files that a run should read back at the end, with the newest revision known.
     pub fn files(&self) -> impl Iterator<Item = Ino> {
         self.files.keys().copied()

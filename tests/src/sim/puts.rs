@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dfs_core::client::put::{
     PutAction, PutChange, PutDone, PutError, PutEvent, PutMachine, PutObject, PutSpec,
 };
+use dfs_core::types::PutAbout;
 use dfs_core::types::{
     BlockSums, ClientId, Ino, LeaseSeq, ObjectId, OpId, PgMap, Revision, SetTime,
 };
@@ -118,6 +119,7 @@ impl Client {
             kill_suid: false,
             base: None,
             objects,
+            about: PutAbout::default(),
             more: false,
         };
         cx.oracle.put_begins(op, job.ino, job.shape.clone());

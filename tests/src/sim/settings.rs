@@ -1,4 +1,5 @@
 //! Who takes part, and the settings of every machine in a simulation.
+use super::failover::Failover;
 use super::network::NODES;
 use dfs_core::client::get::GetConfig;
 use dfs_core::client::put::PutConfig;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub bug: Option<Bug>,
     /// Print what happens.
     pub prints: bool,
+    /// Instead of chaos: one change of the cluster, and a leader lost in the middle of it.
+    pub failover: Option<Failover>,
 }
 
 impl Settings {
@@ -63,6 +66,16 @@ impl Settings {
             seed,
             bug: None,
             prints,
+            failover: None,
+        }
+    }
+
+    /// A leader lost at a step of a job, instead of chaos.
+    #[must_use]
+    pub fn losing_the_leader(seed: u64, failover: Failover) -> Self {
+        Self {
+            failover: Some(failover),
+            ..Self::new(seed)
         }
     }
 
@@ -85,6 +98,8 @@ pub(super) struct Plan {
     pub pgs: u16,
     /// Repair begins soon.
     pub is_hasty: bool,
+    /// A short absence is no reason for repair.
+    pub is_patient: bool,
 }
 
 /// Where node `index` listens.
@@ -117,7 +132,8 @@ impl Plan {
             bug: settings.bug,
             cluster: ClusterId(0xdf5),
             pgs: 8,
-            is_hasty: settings.seed.is_multiple_of(2),
+            is_hasty: settings.seed.is_multiple_of(2) && settings.failover.is_none(),
+            is_patient: settings.failover.is_some(),
         }
     }
 
@@ -150,6 +166,9 @@ impl Plan {
         config.heartbeat_timeout = ms(if self.is_hasty { 1200 } else { 1500 });
         config.session_valid = ms(if self.is_hasty { 4500 } else { 10_000 });
         config.repair_grace = ms(if self.is_hasty { 800 } else { 2500 });
+        if self.is_patient {
+            config.repair_grace = ms(4000);
+        }
         config.create_settle = ms(300);
         config.voter_grace = ms(6000);
         config.delete_grace = ms(8000);

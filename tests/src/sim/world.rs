@@ -1,6 +1,8 @@
 //! One run: setup, chaos, healing with work that must succeed, quiet, audit.
 use super::client::{Client, ClientTimer, Cx, WORKERS};
 use super::fabric::{Ev, Fabric};
+use super::failover::FailoverReport;
+use super::failover_watch::Watch;
 use super::faults::Nemesis;
 use super::linear::DIRS;
 use super::network::{CLIENTS, End, NODES, Net, Packet};
@@ -9,6 +11,8 @@ use super::oracle::{Counts, Oracle};
 use super::settings::{Plan, Settings};
 use super::trace::Trace;
 use dfs_core::consensus::SnapshotMeta;
+use dfs_core::master::state::MasterState;
+use dfs_core::store::LazyKv;
 use dfs_core::types::{PgPhase, RaftId, Time};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -53,6 +57,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub simulated: Duration,
+    /// Of a run with a failover.
+    pub failover: Option<FailoverReport>,
 }
 
 /// See the [module docs](self).
@@ -68,7 +74,8 @@ pub(super) struct World {
     chaos: Duration,
     last_leader: Option<usize>,
     /// Why it is not quiet yet.
-    trouble: String,
+    pub(super) trouble: String,
+    pub(super) failover: Option<Watch>,
 }
 
 impl World {
@@ -96,6 +103,7 @@ impl World {
             chaos,
             last_leader: None,
             trouble: String::new(),
+            failover: settings.failover.map(Watch::new),
         }
     }
 
@@ -126,6 +134,7 @@ impl World {
                 }
             } else {
                 self.dispatch(event);
+                self.watch_failover();
             }
         }
     }
@@ -133,7 +142,10 @@ impl World {
     fn set_up(&mut self) -> Result<(), String> {
         let first = SnapshotMeta::bootstrap([RaftId(1)]);
         self.nodes[0].found_voter(RaftId(1), &first)?;
-        (0..NODES).for_each(|node| self.nodes[node].start(&mut self.fx));
+        let late = self.failover.as_ref().and_then(Watch::late_node);
+        (0..NODES)
+            .filter(|node| Some(*node) != late)
+            .for_each(|node| self.nodes[node].start(&mut self.fx));
         for client in 0..CLIENTS {
             self.fx.after(
                 LOOK_EVERY,
@@ -210,6 +222,11 @@ impl World {
             self.last_leader = leader;
             self.oracle.counts.leaders += 1;
         }
+        let is_over = self.is_chaos()
+            && match self.failover {
+                Some(_) => self.failover_over(elapsed)?,
+                None => elapsed > self.chaos,
+            };
         match self.phase {
             Phase::Setup if self.is_set_up() => {
                 self.enter(Phase::MakingDirs);
@@ -222,7 +239,7 @@ impl World {
                 ));
             }
             Phase::MakingDirs if self.oracle.dirs.len() == DIRS => self.begin_chaos(),
-            Phase::Chaos if elapsed > self.chaos => {
+            Phase::Chaos if is_over => {
                 self.enter(Phase::Healing);
                 self.oracle.is_calm = true;
                 self.heal();
@@ -273,11 +290,34 @@ impl World {
                 self.fx.after(pause, Ev::Client { client, timer });
             }
         }
-        self.plan_fault();
+        if self.failover.is_none() {
+            self.plan_fault();
+        }
     }
 
     /// What is not as it shall be at rest; empty when all is well.
     fn disorder(&self) -> String {
+        self.disorder_without(None)
+    }
+
+    /// The same, not minding that one node is down. Nodes that never ran are not minded.
+    pub(super) fn disorder_without(&self, absent: Option<usize>) -> String {
+        let trouble = self.disorder_of_groups();
+        match self.leader().and_then(|leader| self.state_of(leader)) {
+            Some(state) if trouble.is_empty() => {
+                super::audit::disorder_of_stores(&self.nodes, state, absent)
+            }
+            _ => trouble,
+        }
+    }
+
+    pub(super) fn state_of(&self, node: usize) -> Option<&MasterState<LazyKv>> {
+        let daemon = self.nodes[node].daemon.as_ref()?;
+        Some(daemon.voter.as_ref()?.master.state())
+    }
+
+    /// What is not as it shall be by the master's own account; empty when all is well.
+    pub(super) fn disorder_of_groups(&self) -> String {
         let Some(leader) = self.leader() else {
             return "nobody leads".into();
         };
@@ -287,7 +327,7 @@ impl World {
         if voter.master.raft().voters().len() != 3 {
             return format!("voters are {:?}", voter.master.raft().voters());
         }
-        if state.stores().len() != NODES {
+        if state.stores().len() != self.nodes.iter().filter(|node| node.run > 0).count() {
             return format!("{} stores are known", state.stores().len());
         }
         if state.map().pgs.is_empty() {
@@ -302,7 +342,7 @@ impl World {
                 return format!("group {pg:?} is {info:?}");
             }
         }
-        super::audit::disorder_of_stores(&self.nodes, state)
+        String::new()
     }
 
     fn begin_reading(&mut self) {
@@ -339,6 +379,7 @@ impl World {
             counts: self.oracle.counts,
             events: self.fx.events,
             simulated: self.fx.now.since(Time(0)),
+            failover: self.failover.as_ref().map(Watch::report),
         })
     }
 }

@@ -89,7 +89,10 @@ async fn ask(client: &Client, addr: SocketAddr) -> anyhow::Result<(u128, Bandwid
 }
 
 /// The named node, or all that are not known to be gone.
-async fn which(node: Option<&str>, tools: &mut Tools) -> anyhow::Result<Vec<SocketAddr>> {
+pub(super) async fn which(
+    node: Option<&str>,
+    tools: &mut Tools,
+) -> anyhow::Result<Vec<SocketAddr>> {
     if let Some(node) = node {
         return Ok(vec![nodes::addr_of(tools, node).await?]);
     }

@@ -1,11 +1,11 @@
-//! `id`, `leave`, `forget`: one node.
+//! `id`, `leave`: one node.
 use crate::cluster::Tools;
 use crate::error::ToolError;
 use crate::nodes::{self, identify};
 use crate::view::IdView;
 use anyhow::Context;
 use clap::Args;
-use dfs_core::client::{Client, ClientError};
+use dfs_core::client::Client;
 use dfs_core::wire::{ErrorCode, NodeRequest};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -26,13 +26,6 @@ pub struct IdArgs {
 pub struct LeaveArgs {
     /// Which node (default: the only one on this machine)
     pub node: Option<String>,
-}
-
-/// Arguments of `forget`.
-#[derive(Debug, Args)]
-pub struct ForgetArgs {
-    /// Which node
-    pub node: String,
 }
 
 /// Shows who a node is.
@@ -128,23 +121,4 @@ fn only_local(client: &Client) -> anyhow::Result<SocketAddr> {
             Err(ToolError::Usage(words).into())
         }
     }
-}
-
-/// Takes a node out of service.
-///
-/// # Errors
-/// No such node.
-pub async fn forget(args: &ForgetArgs, tools: &mut Tools) -> anyhow::Result<()> {
-    let client = tools.reader().await?;
-    let known = nodes::known_of(tools, &args.node).await?;
-    client.forget(known.node).await.map_err(|e| match e {
-        ClientError::Refused(e) if e.code == ErrorCode::NotFound => anyhow::Error::from(
-            ToolError::NotFound(format!("no store of node {}", known.node)),
-        ),
-        e => e.into(),
-    })?;
-    tools.out.confirm(format!(
-        "node {} is being drained; it may be stopped when `dfs-tools status` shows it with 0 PGs",
-        known.node
-    ))
 }

@@ -17,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {}
+pub struct StatusArgs {
+    /// What takes the space of each node instead: newest contents, versions, the rest
+    #[arg(long)]
+    pub space: bool,
+}
 
 /// Runs it.
 ///
@@ -163,7 +167,7 @@ fn text(status: &ClusterStatus, now: Time) -> String {
         ),
         (
             "repair",
-            format!("{repair}; {files} chunks ({}) to copy", size(bytes)),
+            format!("{repair}; about {files} files ({}) to copy", size(bytes)),
         ),
         (
             "deletes",
@@ -194,6 +198,15 @@ fn state(s: &StoreInfo, now: Time) -> String {
     };
     if s.failed {
         words.push_str(", failed");
+    }
+    if s.slow {
+        words.push_str(", SLOW");
+    }
+    if s.full {
+        words.push_str(", full");
+    }
+    if s.wiping > 0 {
+        words.push_str(&format!(", wiping {}", s.wiping));
     }
     if s.draining {
         words.push_str(", draining");
@@ -233,6 +246,12 @@ mod tests {
             behind: 0,
             draining: false,
             failed: false,
+            slow: false,
+            full: false,
+            starved: 0,
+            disk_ms: 0,
+            wiping: 0,
+            read_bytes: 0,
         }
     }
 
@@ -253,6 +272,8 @@ mod tests {
             statfs: StatFsInfo::default(),
             orphans: 0,
             locks: (0, 0),
+            repair_rate: 0,
+            boosted: Duration::ZERO,
         }
     }
 

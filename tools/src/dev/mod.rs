@@ -202,7 +202,7 @@ fn up(nodes: Option<u8>, out: &mut Out) -> anyhow::Result<()> {
     let cluster = DevCluster { dir, addrs };
     cluster.start_all()?;
     let addrs = &cluster.addrs;
-    process::wait_ready(&cluster.dir, addrs, addrs, Ready::Serving, UP_MAX)?;
+    process::wait_ready(&cluster.dir, addrs, addrs, Ready::Complete, UP_MAX)?;
     print(&cluster.status()?, out)?;
     if !out.json {
         let root = cluster.dir.root().display();

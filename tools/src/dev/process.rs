@@ -7,7 +7,8 @@ use dfs_core::types::LogIndex;
 use dfs_daemon::dev::DevDir;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::net::SocketAddr;
+use std::io::{Seek, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -75,7 +76,7 @@ impl Node<'_> {
         let mut command = Command::new(&program);
         command.arg("--data").arg(self.dir.data_dir(self.index));
         command.arg("--listen").arg(self.addr.to_string());
-        command.arg("--config").arg(self.dir.config_file());
+        command.arg("--config").arg(self.dir.config_of(self.index));
         command.arg("--key-file").arg(self.dir.key_file());
         let formed = self.dir.root().join("formed");
         if self.index == 1 && !formed.exists() {
@@ -93,10 +94,22 @@ impl Node<'_> {
             // Where it was started from can be unmounted and removed.
             .current_dir("/")
             .process_group(0);
+        // First, so that no process is started whose pid finds no room on a full device.
+        let pid_file = self.dir.pid_file(self.index);
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&pid_file)
+            .with_context(|| pid_file.display().to_string())?;
+        let blank = [b' '; 16];
+        file.write_all(&blank)
+            .with_context(|| pid_file.display().to_string())?;
         let child = command
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
-        std::fs::write(self.dir.pid_file(self.index), format!("{}\n", child.id()))?;
+        file.rewind()?;
+        writeln!(file, "{:<15}", child.id())?;
         Ok(())
     }
 
@@ -161,6 +174,13 @@ impl Node<'_> {
             }
             std::thread::sleep(POLL);
         }
+        // A dying process loses its command line before its sockets.
+        while TcpListener::bind(self.addr).is_err() {
+            if Instant::now() > deadline {
+                bail!("something else holds {} of node {}", self.addr, self.index);
+            }
+            std::thread::sleep(POLL);
+        }
         Ok(())
     }
 
@@ -196,6 +216,8 @@ pub enum Ready {
     Answering,
     /// There is a leader, it counts the nodes' stores as up, and all groups are placed.
     Serving,
+    /// And as many masters vote as shall: from then on one of them may die.
+    Complete,
 }
 
 /// Waits until the nodes at `wanted` are ready; `all` are the addresses of the cluster.
@@ -232,7 +254,7 @@ pub fn wait_ready(
         client.shutdown().await;
         Ok(())
     })?;
-    if ready == Ready::Serving {
+    if ready != Ready::Answering {
         // From now on a wiped node 1 joins like any other instead of beginning a second cluster.
         std::fs::write(dir.root().join("formed"), "")?;
     }
@@ -261,6 +283,13 @@ async fn is_ready(client: &Client, wanted: &[SocketAddr], ready: Ready) -> anyho
     let map = client.refresh_map(LogIndex(u64::MAX)).await?;
     if map.pgs.is_empty() || map.pgs.iter().any(|p| p.members.is_empty()) {
         bail!("the placement groups have no members yet");
+    }
+    let up = status.stores.iter().filter(|s| s.up);
+    let voting = up.clone().filter(|s| s.voter).count();
+    // An even number of masters bears no more deaths than one less.
+    let shall = usize::from(status.voters_wanted).min(up.count().div_ceil(2) * 2 - 1);
+    if ready == Ready::Complete && voting < shall {
+        bail!("{voting} of {shall} masters vote yet");
     }
     Ok(())
 }

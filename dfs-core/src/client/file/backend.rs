@@ -2,7 +2,7 @@
 use crate::client::LockGrant;
 use crate::types::{
     Attr, ChunkNo, ClientId, HeldLock, Ino, LeaseSeq, LockRequest, LockSpace, LogIndex, ObjectId,
-    OpId, PgMap, StoreId, Time, Timestamp, VersionNo,
+    OpId, PathHint, PgMap, StoreId, Time, Timestamp, VersionNo,
 };
 use crate::wire::master::Layout;
 use crate::wire::{Mutation, MutationOk, ReplicaRequest, ReplicaResponse, WireError};
@@ -106,6 +106,11 @@ pub trait Backend: Send + Sync + 'static {
     /// The first lock that excludes this one.
     fn lock_conflict(&self, ask: LockRequest)
     -> BoxFuture<'_, Result<Option<HeldLock>, WireError>>;
+    /// Where a file is, as far as this client saw it.
+    fn path_hint(&self, ino: Ino) -> Option<PathHint> {
+        let _ = ino;
+        None
+    }
     /// A store's copy is damaged; it will be verified and repaired. Returns at once.
     fn report_damage(&self, ino: Ino, store: StoreId, object: ObjectId);
 }

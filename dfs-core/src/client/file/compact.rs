@@ -97,21 +97,24 @@ impl FileLayer {
         let map = self.pg_map().await?;
         let (chunk, sum) = (objects[0].chunk, objects[0].sum);
         // What this session put before under lower op-ids is decided first: a layout's op says that.
-        let (op, upto) = {
+        let change = PutChange::Compact { was: crowd.was };
+        let (op, upto, about) = {
             let state = inode.state();
-            (self.backend.begin_op(), state.next_flight)
+            let about = self.about(inode.ino, &state, &change);
+            (self.backend.begin_op(), state.next_flight, about)
         };
         let spec = PutSpec {
             op: op.op(),
             ino: inode.ino,
             lease: LeaseSeq::default(),
             token: self.next_token(),
-            change: PutChange::Compact { was: crowd.was },
+            change,
             mtime: None,
             renews: false,
             kill_suid: false,
             base: None,
             objects,
+            about,
             more: false,
         };
         let waiting = Arc::clone(inode);

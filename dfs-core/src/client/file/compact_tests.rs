@@ -92,7 +92,10 @@ async fn what_another_mount_writes_while_a_chunk_is_compacted_stays() {
         other.write(at, bytes, false).await.unwrap();
         expected[at as usize..][..4].copy_from_slice(bytes);
     }
-    other.truncate(expected.len() as u64 - 7).await.unwrap();
+    other
+        .truncate(expected.len() as u64 - 7, false)
+        .await
+        .unwrap();
     expected.truncate(expected.len() - 7);
     compacted(&cluster, 1).await;
     for file in [&file, &other] {

@@ -12,7 +12,7 @@ use super::layout::LayoutCache;
 use super::locking::LockUses;
 use super::plan::Plan;
 use crate::client::put::{PutChange, PutDone};
-use crate::types::{Attr, Ino, LeaseSeq, LogIndex, Revision, Time, Timestamp, VersionNo};
+use crate::types::{Attr, Ino, LeaseSeq, LogIndex, PutAbout, Revision, Time, Timestamp, VersionNo};
 use crate::wire::WriteToken;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -62,6 +62,8 @@ pub(super) struct Cut {
     pub token: WriteToken,
     /// An error is latched for the handles (else somebody waits for the outcome).
     pub latch: bool,
+    /// For the objects' headers.
+    pub about: PutAbout,
 }
 
 /// The mutable part of an [`Inode`].

@@ -13,7 +13,7 @@ use crate::wire::{ErrorCode, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, watch};
 
 /// Files that this mount has open, or had a moment ago.
@@ -42,6 +42,8 @@ pub struct FileLayer {
     table: Mutex<Table>,
     pub(super) table_changed: Notify,
     next_token: AtomicU64,
+    /// Told of inodes whose buffered bytes were lost.
+    on_lost: OnceLock<Box<dyn Fn(Ino) + Send + Sync>>,
     /// The writeback task has something to do.
     pub(super) kick: Arc<Notify>,
     pub(super) stats: Stats,
@@ -107,12 +109,27 @@ impl FileLayer {
             table: Mutex::default(),
             table_changed: Notify::new(),
             next_token: AtomicU64::new(1),
+            on_lost: OnceLock::new(),
             kick: Arc::default(),
             stats: Stats::default(),
             config,
         });
         tokio::spawn(Self::run_writeback(Arc::downgrade(&layer)));
         layer
+    }
+
+    /// `told` hears of every inode of which bytes that programs wrote were not stored: who else has a
+    /// copy of them (the kernel) drops it. Called from any task: must not block. Only the first call
+    /// counts.
+    pub fn on_lost(&self, told: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.on_lost.set(Box::new(told));
+    }
+
+    /// Not under an inode's lock.
+    pub(super) fn lost(&self, ino: Ino) {
+        if let Some(told) = self.on_lost.get() {
+            told(ino);
+        }
     }
 
     /// Taken before any inode's state, and never held with one but in `register`.
@@ -288,6 +305,9 @@ impl FileLayer {
             }
             drop(state);
             self.budget.give(dropped);
+            if lost {
+                self.lost(inode.ino);
+            }
         }
         self.sessions.send_modify(|n| *n += 1);
     }

@@ -208,7 +208,7 @@ async fn is_fenced(file: &OpenFile) {
     let lost = |e: &FileError| matches!(e, FileError::LocksLost);
     assert!(file.write(0, b"late", false).await.is_err_and(|e| lost(&e)));
     assert!(file.append(b"late", false).await.is_err_and(|e| lost(&e)));
-    assert!(file.truncate(0).await.is_err_and(|e| lost(&e)));
+    assert!(file.truncate(0, false).await.is_err_and(|e| lost(&e)));
     assert!(file.read(0, 10).await.is_err_and(|e| lost(&e)));
     assert!(file.try_read_cached(0, 10).is_none());
     assert!(file.flush().await.is_err_and(|e| lost(&e)));

@@ -12,6 +12,7 @@
 //! 4. A recalled file is committed and sealed before the recall is acknowledged.
 //! 5. With the session or the lease, what was buffered under it is dropped, and said to be.
 //! 6. A lock is given up after what was written under it is committed; see `locking`.
+mod about;
 mod access;
 mod backend;
 mod blocks;
@@ -49,5 +50,7 @@ mod compact_tests;
 mod fake;
 #[cfg(test)]
 mod lock_tests;
+#[cfg(test)]
+mod sharing_tests;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ pub struct OpenMode {
     pub append: bool,
     /// O_TRUNC.
     pub truncate: bool,
+    /// What O_TRUNC cuts loses suid and sgid, as when an ordinary user writes.
+    pub kill_suid: bool,
 }
 
 impl OpenMode {
@@ -29,6 +31,7 @@ impl OpenMode {
         write: false,
         append: false,
         truncate: false,
+        kill_suid: false,
     };
     /// Reading and writing.
     pub const WRITE: Self = Self {
@@ -36,6 +39,7 @@ impl OpenMode {
         write: true,
         append: false,
         truncate: false,
+        kill_suid: false,
     };
 }
 
@@ -88,7 +92,7 @@ impl FileLayer {
             self.register(&file.inode, mode.write).await?;
         }
         if mode.truncate && mode.write {
-            file.truncate(0).await?;
+            file.truncate(0, mode.kill_suid).await?;
         }
         Ok(file)
     }

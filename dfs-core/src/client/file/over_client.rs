@@ -6,7 +6,7 @@ use crate::client::{Client, ClientError, LockGrant, OpTicket};
 use crate::net::clock::{boottime, realtime};
 use crate::types::{
     Attr, ChunkNo, ClientId, HeldLock, Ino, LockRequest, LockSpace, LogIndex, ObjectId, OpId,
-    PgMap, QuorumSizes, StoreId, Time, Timestamp, VersionNo,
+    PathHint, PgMap, QuorumSizes, StoreId, Time, Timestamp, VersionNo,
 };
 use crate::wire::master::{Layout, Touched};
 use crate::wire::replica::CheckState;
@@ -123,6 +123,10 @@ impl Backend for OverClient {
 
     fn wall(&self) -> Timestamp {
         Timestamp::from_log_time(realtime())
+    }
+
+    fn path_hint(&self, ino: Ino) -> Option<PathHint> {
+        self.client.path_hint(ino)
     }
 
     fn caches_valid(&self) -> bool {

@@ -47,13 +47,16 @@ impl FileLayer {
         let lease = self.write_lease(&file.inode).await?.lease;
         let (feed, fed) = mpsc::channel(FEED_MAX);
         let (stored_in, stored) = mpsc::unbounded_channel();
-        let (op, token) = {
+        let change = PutChange::Replace { size: 0 };
+        let (op, token, about) = {
             let mut state = file.inode.state();
             if state.is_dirty() {
                 self.cut(&file.inode, &mut state, None, true);
             }
             let token = *state.token.get_or_insert_with(|| self.next_token());
-            (self.backend.begin_op(), token)
+            let mut about = self.about(ino, &state, &change);
+            (about.size, about.mtime) = (None, Some(self.backend.wall()));
+            (self.backend.begin_op(), token, about)
         };
         // Not one of the inode's flights: a recall does not wait for it, as nothing of it is seen.
         let turn: Turn = Box::new(|| Box::pin(async {}));
@@ -65,12 +68,13 @@ impl FileLayer {
                 ino,
                 lease,
                 token,
-                change: PutChange::Replace { size: 0 },
+                change,
                 mtime: Some(SetTime::At(self.backend.wall())),
                 renews: true,
                 kill_suid: false,
                 base: None,
                 objects: Vec::new(),
+                about,
                 more: true,
             },
             bytes: BTreeMap::new(),

@@ -2,25 +2,24 @@
 use super::fake::{Cluster, open, read_all};
 use super::{FileConfig, FileError, FileLayer, FileReader, OpenFile, OpenMode};
 use crate::types::{Ino, VersionNo};
-use crate::wire::ErrorCode;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn pattern(len: usize, salt: u8) -> Vec<u8> {
+pub(super) fn pattern(len: usize, salt: u8) -> Vec<u8> {
     (0..len)
         .map(|i| (i / 251) as u8 ^ (i as u8).wrapping_mul(31) ^ salt)
         .collect()
 }
 
-async fn put(layer: &Arc<FileLayer>, ino: Ino, at: u64, bytes: &[u8]) {
+pub(super) async fn put(layer: &Arc<FileLayer>, ino: Ino, at: u64, bytes: &[u8]) {
     let file = open(layer, ino, true).await;
     file.write(at, bytes, false).await.unwrap();
     file.flush().await.unwrap();
 }
 
 /// Waits (in virtual time) until `done`, a minute at most.
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if done() {
             return;
@@ -70,7 +69,7 @@ async fn own_writes_are_seen_before_they_are_committed() {
     attr.size = 0;
     a.overlay(&mut attr);
     assert_eq!(attr.size, 150);
-    file.truncate(60).await.unwrap();
+    file.truncate(60, false).await.unwrap();
     assert_eq!(read_all(&file).await.len(), 60);
 }
 
@@ -244,197 +243,6 @@ async fn truncating_at_open_and_writing_is_one_put() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_open_recalls_what_is_buffered_and_ends_write_behind() {
-    let cluster = Cluster::new();
-    let (a, b) = (
-        cluster.mount(1, FileConfig::default()),
-        cluster.mount(2, FileConfig::default()),
-    );
-    let ino = cluster.create(5);
-    let writer = open(&a, ino, true).await;
-    writer.write(0, b"buffered", false).await.unwrap();
-    assert_eq!(cluster.master().commits, 0);
-    let reader = open(&b, ino, false).await;
-    assert_eq!(read_all(&reader).await, b"buffered");
-    assert!(writer.try_write(0, b"B", false).is_none() && writer.is_shared());
-    writer.write(0, b"B", false).await.unwrap();
-    assert_eq!(
-        read_all(&reader).await,
-        b"Buffered",
-        "each write is a put, and is seen at once"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_appending_mounts_lose_nothing() {
-    let cluster = Cluster::new();
-    let mode = OpenMode {
-        append: true,
-        ..OpenMode::WRITE
-    };
-    let ino = cluster.create(5);
-    let mut tasks = Vec::new();
-    let mut layers = Vec::new();
-    for client in 1..=3u64 {
-        let layer = cluster.mount(client, FileConfig::default());
-        layers.push(Arc::clone(&layer));
-        tasks.push(tokio::spawn(async move {
-            let file = layer.open(ino, mode).await.unwrap();
-            let mut at = Vec::new();
-            for n in 0..20u8 {
-                at.push(
-                    file.append(&[client as u8, n, n ^ 0xff], false)
-                        .await
-                        .unwrap(),
-                );
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            file.flush().await.unwrap();
-            (client, at)
-        }));
-    }
-    let mut seen = Vec::new();
-    for task in tasks {
-        let (client, at) = task.await.unwrap();
-        seen.extend(
-            at.into_iter()
-                .enumerate()
-                .map(|(n, at)| (client as u8, n as u8, at)),
-        );
-    }
-    let late = cluster.mount(9, FileConfig::default());
-    let bytes = read_all(&*open(&late, ino, false).await).await;
-    assert_eq!(bytes.len(), 3 * 20 * 3);
-    for (client, n, at) in seen {
-        assert_eq!(bytes[at as usize..][..3], [client, n, n ^ 0xff]);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_error_of_a_background_write_stays_with_every_handle_that_was_open() {
-    let cluster = Cluster::new();
-    let a = cluster.mount(1, FileConfig::default());
-    let ino = cluster.create(5);
-    put(&a, ino, 0, b"old").await;
-    let (one, two) = (open(&a, ino, true).await, open(&a, ino, false).await);
-    cluster
-        .master()
-        .stores
-        .values_mut()
-        .for_each(|s| s.full = true);
-    one.write(0, b"new", false).await.unwrap();
-    for file in [&one, &two] {
-        assert_eq!(file.flush().await.unwrap_err().code(), ErrorCode::NoSpace);
-        assert_eq!(file.flush().await.unwrap_err().code(), ErrorCode::NoSpace);
-    }
-    assert!(one.write(0, b"more", false).await.is_err());
-    assert_eq!(read_all(&two).await, b"old", "what failed is not shown");
-    assert_eq!(a.stats().dirty_bytes, 0);
-    open(&a, ino, false).await.flush().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_lease_drops_what_was_buffered_and_the_next_handle_gets_a_new_one() {
-    let cluster = Cluster::new();
-    let a = cluster.mount(1, FileConfig::default());
-    let ino = cluster.create(5);
-    put(&a, ino, 0, b"old").await;
-    let file = open(&a, ino, true).await;
-    file.write(0, b"new", false).await.unwrap();
-    let lease = cluster.master().files[&ino].lease.next();
-    cluster.master().files.get_mut(&ino).unwrap().lease = lease;
-    assert_eq!(
-        file.flush().await.unwrap_err().code(),
-        ErrorCode::StaleLease
-    );
-    assert_eq!(read_all(&file).await, b"old");
-    assert!(file.write(0, b"NEW", false).await.is_err());
-    let fresh = open(&a, ino, true).await;
-    fresh.write(0, b"NEW", false).await.unwrap();
-    fresh.flush().await.unwrap();
-    assert_eq!(read_all(&fresh).await, b"NEW");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_session_drops_what_was_buffered_and_says_so() {
-    let cluster = Cluster::new();
-    let a = cluster.mount(1, FileConfig::default());
-    let ino = cluster.create(5);
-    put(&a, ino, 0, b"old").await;
-    let file = open(&a, ino, true).await;
-    file.write(0, b"new", false).await.unwrap();
-    cluster.expire(1, 11);
-    assert!(matches!(file.flush().await, Err(FileError::Dropped(_))));
-    assert_eq!(read_all(&file).await, b"old");
-    assert!(file.write(0, b"NEW", false).await.is_err());
-    let fresh = open(&a, ino, true).await;
-    fresh.write(0, b"NEW", false).await.unwrap();
-    fresh.flush().await.unwrap();
-    assert_eq!(
-        cluster.master().files[&ino].opens.keys().next().unwrap().0,
-        11
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_dead_store_is_not_noticed_and_one_bad_copy_is_healed_by_another() {
-    let cluster = Cluster::new();
-    let (a, b) = (
-        cluster.mount(1, FileConfig::default()),
-        cluster.mount(2, FileConfig::default()),
-    );
-    let ino = cluster.create(5);
-    cluster.master().stores.values_mut().next().unwrap().down = true;
-    let began = tokio::time::Instant::now();
-    let bytes = pattern(100_000, 4);
-    put(&a, ino, 0, &bytes).await;
-    {
-        let mut master = cluster.master();
-        let store = master.stores.values_mut().nth(1).unwrap();
-        for object in store.objects.values_mut() {
-            let mut bad = object.to_vec();
-            bad[70_000] ^= 1;
-            *object = bad.into();
-        }
-    }
-    assert!(read_all(&*open(&b, ino, false).await).await == bytes);
-    assert!(
-        began.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        began.elapsed()
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn marks_without_notes_still_read_the_newest_revision() {
-    let cluster = Cluster::new();
-    cluster.master().notes = false;
-    let (a, b) = (
-        cluster.mount(1, FileConfig::default()),
-        cluster.mount(2, FileConfig::default()),
-    );
-    let ino = cluster.create(5);
-    put(&a, ino, 0, &[1; 200_000]).await;
-    let reader = open(&b, ino, false).await;
-    put(&a, ino, 0, &[2; 200_000]).await;
-    assert!(read_all(&reader).await == vec![2; 200_000]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_a_vouching_master_nothing_known_is_used_unasked() {
-    let cluster = Cluster::new();
-    let a = cluster.mount(1, FileConfig::default());
-    let ino = cluster.create(5);
-    put(&a, ino, 0, b"abc").await;
-    let file = open(&a, ino, false).await;
-    assert!(file.try_read_cached(0, 3).is_some());
-    a.all_invalidated();
-    assert!(file.try_read_cached(0, 3).is_none());
-    assert_eq!(read_all(&file).await, b"abc");
-    assert!(file.try_read_cached(0, 3).is_some());
-}
-
-#[tokio::test(start_paused = true)]
 async fn reopening_a_file_that_nobody_changed_is_local() {
     let cluster = Cluster::new();
     let (a, b) = (
@@ -485,7 +293,7 @@ async fn random_step(rng: &mut rand_chacha::ChaCha8Rng, file: &OpenFile, model: 
     let len = rng.random_range(1..3000usize);
     match rng.random_range(0..12) {
         0 => {
-            file.truncate(at as u64).await.unwrap();
+            file.truncate(at as u64, false).await.unwrap();
             model.resize(at, 0);
         }
         1 => {
@@ -501,7 +309,7 @@ async fn random_step(rng: &mut rand_chacha::ChaCha8Rng, file: &OpenFile, model: 
             model.resize(size, 0);
         }
         3 if rng.random_bool(0.2) => {
-            file.truncate(0).await.unwrap();
+            file.truncate(0, false).await.unwrap();
             model.clear();
         }
         3 => {

@@ -4,7 +4,7 @@ use super::inode::State;
 use super::open_file::OpenFile;
 use crate::client::put::{PutChange, PutDone};
 use crate::types::layout::FILE_SIZE_MAX;
-use crate::types::{ChunkNo, Ino, SetTime, VersionNo};
+use crate::types::{Attr, ChunkNo, Ino, SetTime, VersionNo, without_suid};
 use crate::wire::{Mutation, MutationOk};
 use bytes::Bytes;
 
@@ -173,7 +173,12 @@ impl OpenFile {
     }
 
     /// Cuts what is dirty, then puts `change`, and waits for it.
-    async fn change(&self, change: PutChange, size: Option<u64>) -> FileResult<PutDone> {
+    async fn change(
+        &self,
+        change: PutChange,
+        size: Option<u64>,
+        kill_suid: bool,
+    ) -> FileResult<PutDone> {
         if !self.mode().write {
             return Err(FileError::WrongMode("writing"));
         }
@@ -183,7 +188,7 @@ impl OpenFile {
             if state.is_dirty() {
                 self.layer.cut(&self.inode, &mut state, None, true);
             }
-            self.touch(&mut state, false);
+            self.touch(&mut state, kill_suid);
             if let Some(size) = size {
                 state.size = size;
             }
@@ -194,14 +199,14 @@ impl OpenFile {
     }
 
     /// Sets the size; bytes beyond are gone, a gap reads as zeros. Cutting to nothing is buffered
-    /// like a write while nobody else has the file open.
+    /// like a write while nobody else has the file open. `kill_suid` as of [`write`](Self::write).
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub async fn truncate(&self, size: u64) -> FileResult<()> {
+    pub async fn truncate(&self, size: u64, kill_suid: bool) -> FileResult<()> {
         self.check_write(size, 0)?;
         if size == 0 {
-            if self.is_untouched() {
+            if self.is_untouched(kill_suid) {
                 return self.stamp().await; // There is nothing to cut.
             }
             let mut state = self.inode.state();
@@ -210,23 +215,23 @@ impl OpenFile {
                 let dropped = state.drop_dirty();
                 state.replace = Some(self.layer.backend.now());
                 state.size = 0;
-                self.touch(&mut state, false);
+                self.touch(&mut state, kill_suid);
                 drop(state);
                 self.layer.budget.give(dropped);
                 return Ok(());
             }
         }
-        self.change(PutChange::Truncate { size }, Some(size))
+        self.change(PutChange::Truncate { size }, Some(size), kill_suid)
             .await
             .map(drop)
     }
 
-    /// Nothing was ever written to the file.
-    fn is_untouched(&self) -> bool {
+    /// Nothing was ever written to the file, and no bit of its mode has to go.
+    fn is_untouched(&self, kill_suid: bool) -> bool {
         let state = self.inode.state();
-        let committed = state.attr.as_ref().map(|a| a.revision.0);
+        let is_new = |a: &Attr| a.revision.0 == 0 && !(kill_suid && without_suid(a.mode) != a.mode);
         // What is known is true only while nobody else may write.
-        committed == Some(0) && state.may_buffer() && !state.is_pending()
+        state.attr.as_ref().is_some_and(is_new) && state.may_buffer() && !state.is_pending()
     }
 
     /// Moves the content time, and nothing else.
@@ -251,7 +256,7 @@ impl OpenFile {
     /// As [`write`](Self::write).
     pub async fn punch(&self, offset: u64, len: u64) -> FileResult<()> {
         self.check_write(offset, len)?;
-        self.change(PutChange::Punch { offset, len }, None)
+        self.change(PutChange::Punch { offset, len }, None, false)
             .await
             .map(drop)
     }
@@ -266,7 +271,7 @@ impl OpenFile {
         if size <= now {
             return Ok(());
         }
-        self.change(PutChange::Extend { size }, Some(size))
+        self.change(PutChange::Extend { size }, Some(size), false)
             .await
             .map(drop)
     }
@@ -282,6 +287,7 @@ impl OpenFile {
                 inode_version,
             },
             None,
+            false,
         )
         .await
     }

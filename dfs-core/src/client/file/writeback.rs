@@ -101,7 +101,9 @@ impl FileLayer {
             state.seals.push(token);
         }
         let mtime = state.mtime;
+        let about = self.about(inode.ino, state, &change);
         let cut = Cut {
+            about,
             flight,
             change,
             ranges,
@@ -157,6 +159,7 @@ impl FileLayer {
             kill_suid: cut.kill_suid,
             base: None,
             objects,
+            about: cut.about.clone(),
             more: false,
         };
         let (waiting, seq) = (Arc::clone(inode), cut.flight.seq);
@@ -256,7 +259,12 @@ impl FileLayer {
         self.budget.land(cut.flight.bytes);
         self.budget.give(freed);
         // Set once, here: a flight lands once.
+        // `freed` counts what was buffered behind it, too.
+        let is_lost = result.is_err() && (freed > 0 || cut.flight.sizes);
         let _ = cut.flight.outcome.set(result);
+        if is_lost {
+            self.lost(inode.ino);
+        }
         inode.changed.notify_waiters();
         if ends {
             self.kick.notify_one();

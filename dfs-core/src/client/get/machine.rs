@@ -156,7 +156,7 @@ impl GetMachine {
             return Vec::new();
         };
         let spread = piece.object.op.seq ^ u64::from(piece.object.index ^ (piece.first_block / 16));
-        let (mut list, filling) = self.split_members(now, info, spread);
+        let (mut list, filling) = self.split_members(now, info, spread, piece.len());
         list.extend(filling);
         let prior: Vec<StoreId> = info
             .prior
@@ -164,16 +164,22 @@ impl GetMachine {
             .copied()
             .filter(|s| !list.contains(s))
             .collect();
-        list.extend(self.latencies.order(now, &prior, spread));
+        list.extend(self.latencies.order_for(now, &prior, spread, piece.len()));
         list
     }
 
-    fn split_members(&self, now: Time, info: &PgInfo, spread: u64) -> (Vec<StoreId>, Vec<StoreId>) {
+    fn split_members(
+        &self,
+        now: Time,
+        info: &PgInfo,
+        spread: u64,
+        bytes: u32,
+    ) -> (Vec<StoreId>, Vec<StoreId>) {
         let (filling, full): (Vec<StoreId>, Vec<StoreId>) =
             info.members.iter().partition(|m| info.filling.contains(m));
         (
-            self.latencies.order(now, &full, spread),
-            self.latencies.order(now, &filling, spread),
+            self.latencies.order_for(now, &full, spread, bytes),
+            self.latencies.order_for(now, &filling, spread, bytes),
         )
     }
 

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Leases that one put asks for at most.
 const RENEWALS_MAX: u32 = 5;
 
+/// A put waits for room to be made for so many deadlines at most.
+const ROOM_DEADLINES: u32 = 4;
+
 /// Diagram in the [module docs](super).
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -52,6 +55,8 @@ pub struct PutMachine {
     next_token: u64,
     state: State,
     expires_at: Time,
+    /// Until then it goes on if only room is wanting and some is being made.
+    room_until: Time,
     /// A map was asked for and has not come.
     refreshing: bool,
     /// When to ask for a map (again).
@@ -79,6 +84,7 @@ impl PutMachine {
         let (home, _) = map.of_chunk(spec.ino, ChunkNo::HOME);
         let mut put = Self {
             expires_at: now + config.deadline * 3 / 4,
+            room_until: now + config.deadline * ROOM_DEADLINES,
             config,
             spec,
             map,
@@ -137,14 +143,14 @@ impl PutMachine {
                 assert!(self.spec.more, "objects are added before Complete only");
                 self.add_object(object);
                 self.adopt_map(now);
-                self.expires_at = now + self.config.deadline * 3 / 4;
+                self.begin_anew(now);
             }
             PutEvent::Complete { size } => {
                 self.spec.more = false;
                 if let PutChange::Replace { size: s } = &mut self.spec.change {
                     *s = size;
                 }
-                self.expires_at = now + self.config.deadline * 3 / 4;
+                self.begin_anew(now);
             }
             PutEvent::Cancel if self.state == State::Preparing => {
                 self.abandon(PutError::Cancelled, out);
@@ -157,6 +163,12 @@ impl PutMachine {
         }
         self.advance(now, out);
         self.check_invariants();
+    }
+
+    /// The deadline counts from now.
+    fn begin_anew(&mut self, now: Time) {
+        self.expires_at = now + self.config.deadline * 3 / 4;
+        self.room_until = now + self.config.deadline * ROOM_DEADLINES;
     }
 
     /// Time that a commit sent now may take before X is disowned.
@@ -345,7 +357,17 @@ impl PutMachine {
             return;
         }
         if now >= self.expires_at && !(stored && self.spec.more) {
-            return self.abandon(self.not_reached(), out);
+            let lacks_room = self.units.iter().any(|u| u.lacks_room(w));
+            if lacks_room && now < self.room_until && self.units.iter().any(Unit::may_get_room) {
+                // History goes before a writer is refused, and that takes its time.
+                self.expires_at = (now + self.config.deadline / 4).min(self.room_until);
+            } else {
+                let why = match lacks_room {
+                    true => PutError::NoSpace { needed: w },
+                    false => self.not_reached(),
+                };
+                return self.abandon(why, out);
+            }
         }
         self.send(now, out);
         if self.units.iter().any(|u| !u.serving) || self.refused_at.is_some() {

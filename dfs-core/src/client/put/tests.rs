@@ -1,5 +1,6 @@
 //! The rules of a put, one test each.
 use super::*;
+use crate::types::PutAbout;
 use crate::types::{
     Attr, BlockSums, ChunkNo, ClientId, Epoch, FileKind, Ino, LeaseSeq, LogIndex, OpId, PgInfo,
     PgMap, PgPhase, QuorumSizes, Revision, StoreId, Time, Timestamp, VersionNo,
@@ -77,6 +78,7 @@ fn spec(objects: Vec<PutObject>) -> PutSpec {
         kill_suid: false,
         base: None,
         objects,
+        about: PutAbout::default(),
         more: false,
     }
 }
@@ -318,6 +320,75 @@ fn a_member_without_a_lease_or_with_damaged_bytes_is_asked_again() {
         [2],
         "at once"
     );
+}
+
+#[test]
+fn where_history_is_being_freed_a_writer_waits_beyond_its_deadline() {
+    let deadline = PutConfig::default().deadline;
+    let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
+    let freeing = |rig: &mut Rig| {
+        for (token, ..) in rig.prepares() {
+            rig.fail(token, ErrorCode::Freeing);
+        }
+    };
+    freeing(&mut rig);
+    for _ in 0..20 {
+        rig.later(deadline / 10);
+        freeing(&mut rig);
+        assert!(!rig.abandon(), "room is being made");
+    }
+    rig.later(deadline / 10);
+    let sent = rig.prepares();
+    rig.ack(sent[0].0, sent[0].1);
+    rig.ack(sent[1].0, sent[1].1);
+    rig.commit().expect("there is room now");
+    rig.commit_ok();
+    assert!(rig.finished().expect("finished").is_ok());
+}
+
+#[test]
+fn regression_who_gets_no_room_by_the_deadline_is_told_so_and_not_that_nobody_answered() {
+    let deadline = PutConfig::default().deadline;
+    for (codes, want) in [
+        (
+            [
+                ErrorCode::NoSpace,
+                ErrorCode::Unavailable,
+                ErrorCode::Unavailable,
+            ],
+            false,
+        ),
+        (
+            [
+                ErrorCode::NoSpace,
+                ErrorCode::Freeing,
+                ErrorCode::Unavailable,
+            ],
+            true,
+        ),
+        (
+            [ErrorCode::Freeing, ErrorCode::Freeing, ErrorCode::Freeing],
+            true,
+        ),
+    ] {
+        let mut rig = Rig::new(spec(vec![object(0, b"abc")]));
+        let mut steps = 0;
+        while !rig.abandon() {
+            for (token, to, ..) in rig.prepares() {
+                rig.fail(token, codes[to as usize - 1]);
+            }
+            rig.later(deadline / 10);
+            steps += 1;
+            assert!(steps < 100, "every put ends");
+        }
+        rig.event(PutEvent::Abandoned(Ok(MutationOk::Done)));
+        let error = rig.finished().expect("finished").expect_err("no room");
+        assert_eq!(
+            error.code() == ErrorCode::NoSpace,
+            want,
+            "{codes:?}: {error}"
+        );
+    }
 }
 
 #[test]

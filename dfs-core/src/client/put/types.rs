@@ -1,7 +1,7 @@
 //! What a put is told, what it asks for and how it ends.
 use crate::types::{
-    Attr, BlockSums, ChunkNo, Extent, Ino, LeaseSeq, LogIndex, ObjectSum, OpId, PgMap, Revision,
-    SetTime, StoreId, VersionNo,
+    Attr, BlockSums, ChunkNo, Extent, Ino, LeaseSeq, LogIndex, ObjectSum, OpId, PgMap, PutAbout,
+    Revision, SetTime, StoreId, VersionNo,
 };
 use crate::wire::{Commit, ErrorCode, MutationOk, ReplicaRequest, WireError, WriteToken};
 use std::sync::Arc;
@@ -115,6 +115,8 @@ pub struct PutSpec {
     pub base: Option<Revision>,
     /// Objects in index order.
     pub objects: Vec<PutObject>,
+    /// For the objects' headers.
+    pub about: PutAbout,
     /// More objects follow as [`PutEvent::Object`]; nothing is committed before
     /// [`PutEvent::Complete`].
     pub more: bool,

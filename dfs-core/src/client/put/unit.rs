@@ -44,6 +44,8 @@ pub(super) struct Unit {
     pub members: BTreeMap<StoreId, Member>,
     /// Stores that acked under any epoch: they hold the bytes.
     pub held: BTreeSet<StoreId>,
+    /// Members that said last that they have no room: for good, or not yet.
+    roomless: BTreeMap<StoreId, ErrorCode>,
     /// Failures in a row per store, for the pause before the next try.
     failures: BTreeMap<StoreId, u32>,
 }
@@ -58,6 +60,7 @@ impl Unit {
             serving: false,
             members: BTreeMap::new(),
             held: BTreeSet::new(),
+            roomless: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
     }
@@ -79,6 +82,7 @@ impl Unit {
             .map(|&m| (m, Member::Idle(now)))
             .collect();
         self.failures.clear();
+        self.roomless.clear();
         true
     }
 
@@ -103,10 +107,24 @@ impl Unit {
         full > 0 && self.members.len() - full < w
     }
 
+    /// True if it would be stored, had all members room that said they have none.
+    pub fn lacks_room(&self, w: usize) -> bool {
+        let acked = self.acks().len();
+        acked < w && acked + self.roomless.len() >= w
+    }
+
+    /// True if a member says that room is being made.
+    pub fn may_get_room(&self) -> bool {
+        self.roomless
+            .values()
+            .any(|code| *code == ErrorCode::Freeing)
+    }
+
     /// Records an ack that answers a message sent under `epoch`.
     pub fn ack(&mut self, from: StoreId, epoch: Epoch) {
         self.held.insert(from);
         self.failures.remove(&from);
+        self.roomless.remove(&from);
         if epoch == self.epoch
             && let Some(m) = self.members.get_mut(&from)
         {
@@ -125,6 +143,16 @@ impl Unit {
         if code == ErrorCode::NotFound {
             // Asked without bytes, and it does not hold them after all.
             self.held.remove(&from);
+        }
+        match code {
+            ErrorCode::NoSpace | ErrorCode::Freeing => {
+                self.roomless.insert(from, code);
+            }
+            // It was not heard: what it said of its room stands.
+            ErrorCode::Unavailable | ErrorCode::TimedOut | ErrorCode::UnknownOutcome => {}
+            _ => {
+                self.roomless.remove(&from);
+            }
         }
         let count = self.failures.entry(from).or_default();
         *m = match code {

@@ -19,10 +19,15 @@
 //! 3. a segment is dropped only when the base that covers it is durable in a later frame;
 //! 4. after a failed write or sync nothing is appended any more ([`LogError::Failed`]).
 //!
-//! Not told apart: rot of the very last frame and a torn tail. A majority still has its entries.
+//! Rot of the very last frame looks like a torn tail in the segment. It would undo what this member
+//! acknowledged or voted, and the only other copy of an entry may be lost with another member. So the
+//! newest durable ordinal is kept a second time ([`acked`]): a frame that it names and that is not
+//! there is rot. Not told apart: rot in the seconds before the system has written that file out, in a
+//! process that was killed or a machine that lost its power; the log says when it drops a tail.
 //!
 //! Source: Pillai et al. (OSDI 2014) on what a crash leaves; Alagappan et al., *Protocol-Aware
 //! Recovery for Consensus-Based Storage* (FAST 2018) on torn tail versus rot.
+mod acked;
 mod frame;
 mod recover;
 mod segment;
@@ -30,6 +35,7 @@ mod segment;
 use super::types::{HardState, LogRecord, LogWrite, SnapshotMeta};
 use crate::store::{Disk, DiskError};
 use crate::types::{ClusterId, RaftId};
+use acked::Acked;
 use segment::{Active, Sealed};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -125,6 +131,7 @@ pub struct RaftLog {
     sealed: VecDeque<Sealed>,
     active: Active,
     ordinal_next: u64,
+    acked: Acked,
     /// Names of spare files, all `config.segment_bytes` long.
     spares: Vec<String>,
     hard: HardState,
@@ -237,6 +244,7 @@ impl RaftLog {
         active.file.sync_data()?;
         active.offset += bytes.len() as u64;
         active.has_frames = true;
+        self.acked.note(self.ordinal_next);
         self.ordinal_next += 1;
         for record in records {
             self.note(record);
@@ -359,6 +367,11 @@ impl RaftLog {
             self.spares.push(spare);
         }
         Ok(())
+    }
+
+    /// For a clean stop: rot of the last frame will be noticed whatever happens from here on.
+    pub fn settle(&mut self) {
+        self.acked.sync();
     }
 
     /// Where the log starts, durably.

@@ -5,8 +5,10 @@
 //! 2. read frames in order of ordinals until the end, a torn tail, or rot (invariant 1 of
 //!    [`super`]);
 //! 3. replay the records;
-//! 4. write the last frame again and sync: after a crash of the process alone, or a failed sync, it
+//! 4. a durable frame that is not there ([`super::acked`]) is rot as well;
+//! 5. write the last frame again and sync: after a crash of the process alone, or a failed sync, it
 //!    may stand in the page cache only.
+use super::acked::Acked;
 use super::segment::{self, Active, Header, Sealed};
 use super::{LogConfig, LogError, LogId, RaftLog, frame};
 use crate::consensus::types::{HardState, LogEntry, LogRecord, SnapshotMeta};
@@ -155,6 +157,24 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Step 4, and a word about a tail that is dropped.
+    fn check_end(&self, disk: &dyn Disk, dir: &str, end: u64) -> Result<Acked, &'static str> {
+        let (acked, newest) = Acked::open(disk, dir, self.id);
+        if newest >= self.ordinal_next {
+            return Err("its last frames were durable and are gone");
+        }
+        if self.dropped_torn_tail {
+            tracing::warn!(
+                dir,
+                offset = end,
+                "dropped the end of the raft log: a write that was cut short, and not acknowledged"
+            );
+        }
+        Ok(acked)
+    }
+}
+
 impl RaftLog {
     /// Opens an existing log and returns what it holds, all of it durable.
     ///
@@ -213,10 +233,13 @@ impl RaftLog {
             why,
         };
         reader.replay.check().map_err(rot)?;
+        let ordinal_next = reader.ordinal_next.expect("there is a newest segment");
+        let mut acked = reader.check_end(&*disk, dir, active.offset).map_err(rot)?;
         if let Some((offset, bytes)) = &reader.last_frame {
             active.file.write_at(*offset, bytes)?;
         }
         active.file.sync_data()?;
+        acked.note(ordinal_next - 1);
         let spares = tidy(&*disk, dir, &names, stale, &config)?;
         let replay = reader.replay;
         let recovered = RecoveredLog {
@@ -233,7 +256,8 @@ impl RaftLog {
             config,
             sealed: reader.sealed,
             active,
-            ordinal_next: reader.ordinal_next.expect("there is a newest segment"),
+            ordinal_next,
+            acked,
             spares,
             hard: replay.hard,
             base: replay.base,

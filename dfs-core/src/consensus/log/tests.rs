@@ -168,11 +168,54 @@ fn rot_before_the_end_is_told_from_a_torn_tail() {
         assert!(matches!(error, LogError::Rot { .. }), "{error}");
         disk.flip_bit(&path, offset);
     }
-    // The last frame has nothing after it: it may never have been acknowledged.
+    // The last frame has nothing after it: nothing but the second place says that it was durable.
     disk.flip_bit(&path, second + 500);
+    disk.flip_bit("raft/acked", 15);
     let (_, found) = open(&disk).unwrap();
     assert_eq!(shape(&found), [(2, 1)]);
     assert!(found.dropped_torn_tail);
+}
+
+#[test]
+fn regression_rot_of_the_last_frame_is_no_torn_tail() {
+    for is_cut_off in [false, true] {
+        let disk = SimDisk::new();
+        let mut log = create(&disk);
+        log.append(&[write([entry(2, 1, 1000)])]).unwrap();
+        let second = log.active.offset;
+        log.append(&[write([entry(3, 1, 1000), hard(2, 2)])])
+            .unwrap();
+        log.settle();
+        disk.crash(&mut ChaCha8Rng::seed_from_u64(5));
+        // Its header too: nothing claims to be a frame then.
+        disk.flip_bit(&segment::path(DIR, 0), second + 500);
+        if is_cut_off {
+            disk.flip_bit(&segment::path(DIR, 0), second);
+        }
+        let error = open(&disk).unwrap_err();
+        assert!(matches!(error, LogError::Rot { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_write_that_was_cut_short_is_a_torn_tail_also_after_a_clean_stop_before() {
+    for seed in 0..40 {
+        let disk = SimDisk::new();
+        let mut log = create(&disk);
+        log.append(&[write([entry(2, 1, 1000)])]).unwrap();
+        log.settle();
+        let (mut log, _) = open(&disk).unwrap();
+        disk.fail_next_sync();
+        log.append(&[write([entry(3, 1, 6000)])]).unwrap_err();
+        disk.crash(&mut ChaCha8Rng::seed_from_u64(seed));
+        let (mut log, found) = open(&disk).unwrap();
+        let entries = shape(&found).len();
+        log.append(&[write([entry(entries as u64 + 2, 2, 10)])])
+            .unwrap();
+        log.settle();
+        let (_, found) = open(&disk).unwrap();
+        assert_eq!(shape(&found).len(), entries + 1);
+    }
 }
 
 #[test]

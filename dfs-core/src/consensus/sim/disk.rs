@@ -64,6 +64,9 @@ impl DiskFile for StopFile {
     fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, DiskError> {
         self.inner.read_at(offset, len)
     }
+    fn forget_cached(&self, offset: u64, len: u64) {
+        self.inner.forget_cached(offset, len);
+    }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.inner.write_at(offset, bytes)
     }

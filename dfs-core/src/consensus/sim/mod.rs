@@ -76,7 +76,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// The first complaint about a planted fault.
 fn complaint(bug: TestBug) -> Option<String> {
-    (0..60).find_map(|seed| {
+    (0..300).find_map(|seed| {
         let mut settings = Settings::new(seed, 3);
         settings.bug = Some(bug);
         run(settings).err()

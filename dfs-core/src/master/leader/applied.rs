@@ -154,8 +154,17 @@ impl Master {
                     _ => leading.coherence.found(*client),
                 }
             }
-            Command::BeginEpoch { .. } if applied.map_changed => {
+            Command::BeginEpoch { .. } | Command::BeginRepair { .. } if applied.map_changed => {
                 leading.stores.last_begin = index;
+            }
+            Command::Refill { .. } if applied.map_changed => {
+                leading.stores.last_refill = index;
+            }
+            Command::ClockLeapt { gap } if matches!(pending, Some(Pending::Task(Task::Leap))) => {
+                leading.clock.noted(*gap);
+            }
+            Command::StoreRemoved { store } if applied.refused.is_none() => {
+                leading.stores.removed(*store);
             }
             _ => {}
         }

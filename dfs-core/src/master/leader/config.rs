@@ -163,6 +163,13 @@ impl MasterConfig {
         }
     }
 
+    /// Bytes (before copies) below which space is short, in a cluster for `size` bytes: a twentieth,
+    /// at least 256 MiB, but at most a fifth.
+    #[must_use]
+    pub fn low_water(&self, size: u64) -> u64 {
+        (size / 20).max((256 << 20).min(size / 5))
+    }
+
     /// `lease` with the margin: what a leader waits before it counts the lease as run out.
     #[must_use]
     pub fn with_margin(&self, lease: Duration) -> Duration {

@@ -1,4 +1,5 @@
 //! What the master hears and what it asks its driver to do.
+use super::namespace::NamespaceAt;
 use crate::consensus::LogWrite;
 use crate::store::{FlushDone, FlushJob, KvError};
 use crate::types::{LogIndex, NodeId, RaftId};
@@ -54,6 +55,17 @@ pub enum MasterEvent {
         /// Bytes at most, about.
         bytes_max: u32,
     },
+    /// A store wants a page of the namespace ([`crate::wire::NodeRequest::NamespacePage`]).
+    NamespacePage {
+        /// Whom to answer.
+        from: ReplyTo,
+        /// Of which state.
+        at: NamespaceAt,
+        /// Keys greater than this.
+        after: Vec<u8>,
+        /// Bytes at most, about.
+        bytes_max: u32,
+    },
     /// The result of a [`MasterAction::Call`].
     CallDone {
         /// Its token.
@@ -101,8 +113,6 @@ pub enum MasterAction {
     Flush(FlushJob),
     /// The leader, the term or the voters changed: publish the hint.
     Leader(LeaderHint),
-    /// This node is no longer in the Raft group; stop the machine and drop log and state.
-    Retired,
     /// This voter must stop (fail-stop): its tables or its log are broken.
     Fatal(String),
 }

@@ -6,10 +6,13 @@ use super::lock_waits::LockWaits;
 use super::opens::Opens;
 use super::repair::Repairs;
 use super::sessions::Liveness;
+use super::space::SpaceWatch;
 use super::stores::StoreTable;
 use super::voters::VoterPlan;
 use crate::types::ChunkNo;
-use crate::types::{ClientId, Ino, LockRequest, LogIndex, OpId, PgId, StoreId, Term, Time};
+use crate::types::{
+    ClientId, Ino, LockRequest, LogIndex, ObjectId, OpId, PgId, StoreId, Term, Time,
+};
 use crate::wire::master::{Heartbeat, MasterResponse};
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Query, WireError};
@@ -49,11 +52,13 @@ pub(super) enum Task {
     TrimNotes,
     TrimHistory,
     StoreSpace,
-    Receipt,
     Seen(StoreId),
     Down(StoreId),
+    Rejoined(StoreId),
     End(ClientId),
     Voters,
+    FreeSpace,
+    Leap,
 }
 
 /// An open on its way to its answer.
@@ -114,6 +119,14 @@ pub(super) enum ReadKind {
         limit: u32,
     },
     RepairLog,
+    ObjectFates(Vec<ObjectId>),
+    RepairRecords,
+    FilesIn {
+        pgs: Vec<PgId>,
+        after: Ino,
+        limit: u32,
+    },
+    GroupSpace(PgId, Option<(Ino, ChunkNo)>),
 }
 
 /// What is done when a wait is over.
@@ -142,6 +155,7 @@ pub(super) struct Leading {
     pub liveness: Liveness,
     pub stores: StoreTable,
     pub repairs: Repairs,
+    pub space: SpaceWatch,
     pub voters: VoterPlan,
     pub pending: BTreeMap<u64, Pending>,
     pub busy: BTreeSet<Task>,
@@ -193,6 +207,7 @@ impl Leading {
             liveness: Liveness::new(now, sessions.iter().copied()),
             stores: StoreTable::new(now, map_version),
             repairs: Repairs::default(),
+            space: SpaceWatch::default(),
             voters: VoterPlan::new(now),
             pending: BTreeMap::new(),
             busy: BTreeSet::new(),

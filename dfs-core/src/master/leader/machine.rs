@@ -1,8 +1,10 @@
 //! The machine itself: events in, the Raft loop, actions out.
+use super::audits::Audits;
 use super::clock::LogClock;
 use super::config::{Bootstrap, MasterConfig, MasterConfigError};
 use super::event::{MasterAction, MasterEvent};
 use super::leading::{Leading, Pending, Task};
+use super::namespace::NamespacePin;
 use super::snapshot::Snapshots;
 use crate::consensus::types::BOOTSTRAP_INDEX;
 use crate::consensus::{
@@ -48,8 +50,10 @@ pub struct Master {
     /// How gossip sees nodes.
     pub(super) members: BTreeMap<NodeId, MemberState>,
     pub(super) snapshots: Snapshots,
+    pub(super) namespace_pins: Vec<NamespacePin>,
+    pub(super) audits: Audits,
     raft_in: Vec<RaftEvent>,
-    tokens: u64,
+    pub(super) tokens: u64,
     hint: LeaderHint,
     hint_is_old: bool,
     failed: bool,
@@ -92,6 +96,8 @@ impl Master {
         let raft = RaftNode::new(raft, log, &at, seed)?;
         Ok(Self {
             snapshots: Snapshots::new(state.applied().index),
+            namespace_pins: Vec::new(),
+            audits: Audits::default(),
             config,
             raft,
             state,
@@ -170,6 +176,12 @@ impl Master {
             } => {
                 self.serve_page(from, index, &after, bytes_max, out);
             }
+            MasterEvent::NamespacePage {
+                from,
+                at,
+                after,
+                bytes_max,
+            } => self.serve_namespace(from, at, (&after, bytes_max), out),
             MasterEvent::CallDone { token, result } => self.on_call_done(token, result, out),
             MasterEvent::Flushed(result) => self.on_flushed(result, out),
             MasterEvent::StepDown => self.step_down(),
@@ -195,6 +207,7 @@ impl Master {
             }
         }
         self.flush_if_due(out);
+        self.drop_idle_pins();
     }
 
     fn on_raft(&mut self, action: RaftAction, out: &mut Vec<MasterAction>) {
@@ -252,6 +265,8 @@ impl Master {
         let leading = Leading::new(&self.config, term, self.now, clock, &sessions, map_version);
         self.leading = Some(Box::new(leading));
         self.hint_is_old = true;
+        // Before anything else of this term, so that no later leader knows one without the other.
+        self.note_leap();
         // What the former leader had under way is taken over.
         self.map_changed();
     }
@@ -429,6 +444,13 @@ impl Master {
     #[must_use]
     pub fn raft(&self) -> &RaftNode {
         &self.raft
+    }
+
+    /// What this leader has proposed by itself and not applied yet, by name; for inspection.
+    #[must_use]
+    pub fn proposed(&self) -> Vec<String> {
+        let tasks = self.leading.iter().flat_map(|leading| &leading.busy);
+        tasks.map(|task| format!("{task:?}")).collect()
     }
 
     /// True if this node leads and knows everything that was committed before.

@@ -33,6 +33,7 @@ impl Master {
             leading.liveness.forgive(stalled);
             leading.stores.forgive(stalled);
             leading.lock_waits.forgive(stalled);
+            leading.voters.watch.forgive();
         }
         leading.coherence.tick(now);
         leading.round_due = true;
@@ -48,7 +49,11 @@ impl Master {
             self.forget_lock_waits(out);
             self.watch_stores();
             self.activate_fenced();
+            self.watch_slow();
             self.plan_repair();
+            if let Err(e) = self.free_space() {
+                tracing::error!(error = %e, "space cannot be freed: the master's tables are damaged");
+            }
             self.plan_voters(out);
             self.seal_unsealed();
         }
@@ -75,17 +80,17 @@ impl Master {
     }
 
     fn maintain(&mut self) {
+        self.note_leap();
         if self.state.cluster().is_none() {
             return;
         }
-        let log_now = self.log_now();
-        let before = log_now - self.config.delete_grace;
+        let before = self.expires_before(self.delete_grace_now());
         if self.state.deletes_due(before).unwrap_or(false) {
             let command = Command::ReleaseDeletes { before, max: BATCH };
             self.propose_task(Task::ReleaseDeletes, command);
         }
         let (before, keep_names) = (
-            log_now - self.config.history_keep,
+            self.expires_before(self.config.history_keep),
             self.config.history_names_max,
         );
         if self.state.history_due(before, keep_names).unwrap_or(false) {
@@ -101,8 +106,12 @@ impl Master {
     }
 
     /// Drops notes that every store that matters was told. One that is away holds them back up to
-    /// a bound; beyond, it is filled again when it returns.
+    /// a bound; beyond, it is filled again when it returns. Nothing is dropped before all groups
+    /// have members: until then no store seems to matter, and each would find that it missed news.
     fn trim_notes(&mut self) {
+        if self.state.map().pgs.iter().any(|pg| pg.members.is_empty()) {
+            return;
+        }
         let Ok(trimmed) = self.state.notes_trimmed() else {
             return;
         };

@@ -14,8 +14,10 @@
 //! | `locks` (over `lock_waits`) | locks granted, and who waits for one |
 //! | `sessions`, `stores`, `notes` | liveness, heartbeats, leases, news |
 //! | `repair`, `voters`, `maintenance` | what the leader proposes by itself |
+//! | `namespace` | pages for the stores' snapshots of the namespace |
 //! | `snapshot` | flushing, compaction, serving and installing the state |
-//! | `status` | for people |
+//! | `retire`, `returning` | nodes and stores that go, and that come back |
+//! | `status`, `audits` | for people |
 //!
 //! Invariants:
 //! 1. an answer from the state leaves only after a ReadIndex round that began after the question;
@@ -24,25 +26,33 @@
 //! 3. a store gets a serving lease only while it knows every epoch that was begun, and a group is
 //!    activated only when N-R+1 of the members that served know the new epoch or have no lease.
 mod applied;
+mod audits;
 mod clock;
 mod coherence;
 mod config;
+mod copies;
 mod event;
 mod leading;
 mod lock_waits;
 mod locks;
 mod machine;
 mod maintenance;
+mod namespace;
 mod notes;
 mod opens;
+mod placing;
 mod reads;
 mod repair;
 mod requests;
+mod retire;
+mod returning;
 mod seats;
 mod sessions;
 mod snapshot;
+mod space;
 mod status;
 mod stores;
+mod voter_watch;
 mod voters;
 
 #[cfg(test)]
@@ -51,3 +61,4 @@ mod tests;
 pub use config::{Bootstrap, MasterConfig, MasterConfigError};
 pub use event::{MasterAction, MasterEvent};
 pub use machine::{Master, MasterError};
+pub use namespace::NamespaceAt;

@@ -22,12 +22,14 @@ impl Master {
         hb: &Heartbeat,
     ) -> Result<(Vec<(LogIndex, PgId, Note)>, LogIndex), WireError> {
         let store = hb.store;
-        if hb.cursor < self.state.notes_trimmed().map_err(broken)? {
+        let leading = self.leading.as_deref();
+        let cursor = leading.map_or(hb.cursor, |l| l.stores.cursor(hb));
+        if cursor < self.state.notes_trimmed().map_err(broken)? {
             let stale = self.complete_replicas(store);
             if !stale.is_empty() {
                 // It missed notes: no more of them until its replicas count as unfilled.
                 self.propose_task(Task::Refill, Command::Refill { members: stale });
-                return Ok((Vec::new(), hb.cursor));
+                return Ok((Vec::new(), cursor));
             }
         }
         let concerned: BTreeSet<PgId> = self
@@ -39,11 +41,11 @@ impl Master {
         let wanted = |pg: PgId| concerned.contains(&pg);
         let (mut notes, upto) = self
             .state
-            .notes_after(hb.cursor, &wanted, NOTES_MAX)
+            .notes_after(cursor, &wanted, NOTES_MAX)
             .map_err(broken)?;
         let upto = cut_to_size(&mut notes, upto);
         let again = self.notes_for_marks(hb);
-        if !again.is_empty() && upto <= hb.cursor {
+        if !again.is_empty() && upto <= cursor {
             // A store takes only what is newer than its cursor: let the log move on.
             let upto = self.state.notes_trimmed().map_err(broken)?;
             self.propose_task(Task::Nudge, Command::TrimNotes { upto });

@@ -9,7 +9,7 @@ use super::requests::no_session;
 use crate::consensus::RaftEvent;
 use crate::master::state::StateError;
 use crate::types::{ChunkNo, ClientId, FileKind, Ino, LogIndex, PgId, StoreId};
-use crate::wire::master::{MasterResponse, QueryAnswer};
+use crate::wire::master::{MasterResponse, QueryAnswer, RepairReceipt};
 use crate::wire::{ErrorCode, Query, WireError};
 use std::collections::BTreeSet;
 
@@ -99,10 +99,21 @@ impl Master {
                 after,
                 limit,
             } => self.answer_files(store, after, limit),
+            ReadKind::GroupSpace(pg, after) => self.answer_space(pg, after),
+            ReadKind::ObjectFates(objects) => self.answer_fates(&objects),
+            ReadKind::RepairRecords => self
+                .state
+                .repair_records()
+                .map(MasterResponse::Records)
+                .map_err(broken),
+            ReadKind::FilesIn { pgs, after, limit } => {
+                let pgs = pgs.into_iter().collect();
+                self.answer_files_in(&pgs, after, limit)
+            }
             ReadKind::RepairLog => self
                 .state
-                .receipts()
-                .map(MasterResponse::Receipts)
+                .repair_records()
+                .map(|all| MasterResponse::Receipts(all.iter().map(RepairReceipt::from).collect()))
                 .map_err(broken),
         };
         out.push(match answer {
@@ -120,7 +131,10 @@ impl Master {
         if let Some(client) = interested.filter(|client| !self.has_session(*client)) {
             return Err(no_session(client));
         }
-        let answer = self.state.query(body);
+        let answer = match body {
+            Query::StatFs => self.statfs_now().map(QueryAnswer::StatFs).map_err(broken),
+            _ => self.state.query(body),
+        };
         let now = self.now;
         if let (Some(client), Some(leading)) = (interested, self.leading.as_deref_mut()) {
             for ino in concerns(body, &answer) {
@@ -218,8 +232,17 @@ impl Master {
             let detail = format!("no store {store} is known");
             return Err(WireError::new(ErrorCode::NotFound, detail));
         }
+        self.answer_files_in(&pgs, after, limit)
+    }
+
+    fn answer_files_in(
+        &self,
+        pgs: &BTreeSet<PgId>,
+        after: Ino,
+        limit: u32,
+    ) -> Result<MasterResponse, WireError> {
         let limit = limit.clamp(1, LISTING_MAX) as usize;
-        let (mut files, end) = self.state.files_of(&pgs, after, limit).map_err(broken)?;
+        let (mut files, end) = self.state.files_of(pgs, after, limit).map_err(broken)?;
         let whole = cut_to_size(&mut files, |(_, path, _)| 32 + path.len());
         Ok(MasterResponse::Files(files, end && whole))
     }

@@ -10,37 +10,50 @@ use super::leading::{Leading, Task};
 use super::machine::Master;
 use crate::master::command::{ChangeCause, Command, PgChange};
 use crate::master::state::PgState;
+use crate::master::state::repairs::JobCause;
 use crate::placement::{
-    StoreRole, StoreView, plan_create, plan_drain, plan_failed, plan_rebalance,
+    plan_create, plan_drain, plan_failed, plan_rebalance, plan_relief, plan_spread, unevenness,
 };
-use crate::types::{Epoch, NodeId, PgId, PgInfo, PgPhase, QuorumSizes, StoreId, Time};
-use crate::wire::master::RepairReceipt;
+use crate::types::{Epoch, NodeId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, StoreId, Time};
 use crate::wire::node::MemberState;
-use std::collections::BTreeMap;
+use crate::wire::repair::WaitKind;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A store below this part of its size receives nothing.
-const FULL_PERCENT: u64 = 5;
+/// A repair that begins so much later than it might have has waited for room.
+const ROOM_LEAST_MS: u64 = 1_500;
+/// A group that was moved for balance stays where it is for this long.
+const MOVED_AGAIN: Duration = Duration::from_secs(60);
 
-/// One repair under way.
-#[derive(Debug)]
-struct Job {
-    began: Time,
-    pgs: BTreeMap<PgId, Epoch>,
-    count: u32,
-    copied: (u64, u64),
-    lowest: u8,
-}
+/// Stores must be so many slacks from their shares, for so long, before any group is moved for
+/// balance; once begun, it goes on until they are within one.
+const UNEVEN_FROM: f64 = 1.5;
+const UNEVEN_FOR: Duration = Duration::from_millis(500);
 
-/// Repairs under way.
+/// What this leader knows of repairs beyond the state.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
-    jobs: BTreeMap<ChangeCause, Job>,
-    receipts: Vec<RepairReceipt>,
-    /// What was under way at the election was taken over.
-    known: bool,
+    /// Under way as of the last map.
+    open: BTreeSet<JobCause>,
     /// Some group is being fenced.
     pub fencing: bool,
+    /// Since when stores are far from their shares.
+    uneven: Option<Time>,
+}
+
+impl Repairs {
+    fn watch(&mut self, now: Time, off: f64) {
+        let is_begun = self.is_uneven(now);
+        self.uneven = match self.uneven {
+            _ if off <= 1.0 => None,
+            since if off > UNEVEN_FROM => since.or(Some(now)),
+            since => since.filter(|_| is_begun),
+        };
+    }
+
+    fn is_uneven(&self, now: Time) -> bool {
+        self.uneven.is_some_and(|at| now.since(at) >= UNEVEN_FOR)
+    }
 }
 
 pub(super) fn is_down_by_gossip(members: &BTreeMap<NodeId, MemberState>, node: NodeId) -> bool {
@@ -96,71 +109,25 @@ impl Master {
         }
     }
 
-    /// The map changed: jobs begin and end.
+    /// The map changed: jobs begin and end (the state counts them; this tells people).
     pub(super) fn map_changed(&mut self) {
-        let now = self.state.applied().at;
-        let live = self.live_copies();
+        let open: BTreeSet<JobCause> = self.state.repairs().jobs().map(|job| job.cause).collect();
+        let mut phases = self.state.pgs().map(|(_, s)| s.info.phase);
+        let fencing = phases.any(|phase| phase == PgPhase::Fencing);
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        let copied = leading.stores.copied;
-        let repairs = &mut leading.repairs;
-        let known = std::mem::replace(&mut repairs.known, true);
-        repairs.fencing = self
-            .state
-            .pgs()
-            .any(|(_, s)| s.info.phase == PgPhase::Fencing);
-        for (pg, state) in self.state.pgs() {
-            // A member that is only filled again is no new repair.
-            let begins = state.info.phase == PgPhase::Fencing
-                || (!known && state.info.phase == PgPhase::Copying);
-            if !begins || state.cause == ChangeCause::Create {
-                continue;
-            }
-            let job = repairs.jobs.entry(state.cause).or_insert_with(|| Job {
-                began: state.began,
-                pgs: BTreeMap::new(),
-                count: 0,
-                copied,
-                lowest: u8::MAX,
-            });
-            if job.pgs.insert(pg, state.info.epoch).is_none() {
-                job.count += 1;
-                job.lowest = job.lowest.min(live[usize::from(pg.0)]);
-            }
+        leading.repairs.fencing = fencing;
+        let before = std::mem::replace(&mut leading.repairs.open, open);
+        let ended = before.difference(&leading.repairs.open).count();
+        if ended == 0 {
+            return;
         }
-        for (cause, job) in &mut repairs.jobs {
-            job.pgs.retain(|pg, _| {
-                self.state
-                    .pgs()
-                    .nth(usize::from(pg.0))
-                    .is_some_and(|(_, state)| {
-                        state.cause == *cause && state.info.phase != PgPhase::Active
-                    })
-            });
-        }
-        let stores = self.state.stores();
-        let node = |store: &StoreId| stores.get(store).map_or(0, |row| row.node.0 >> 96);
-        let (done, open): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut repairs.jobs)
-            .into_iter()
-            .partition(|(_, job)| job.pgs.is_empty());
-        repairs.jobs = open;
-        for (cause, job) in done {
-            let cause = match cause {
-                ChangeCause::Create => "created".to_owned(),
-                ChangeCause::Failed(s) => format!("node {:08x} failed", node(&s)),
-                ChangeCause::Drain(s) => format!("node {:08x} drained", node(&s)),
-                ChangeCause::Rebalance(s) => format!("node {:08x} got its share", node(&s)),
-            };
-            repairs.receipts.push(RepairReceipt {
-                cause,
-                began: job.began,
-                took_ms: u64::try_from(now.since(job.began).as_millis()).unwrap_or(u64::MAX),
-                files: copied.0.saturating_sub(job.copied.0),
-                bytes: copied.1.saturating_sub(job.copied.1),
-                pgs: job.count,
-                lowest_copies: job.lowest,
-            });
+        let records = self.state.repair_records().unwrap_or_default();
+        for r in records.iter().rev().take(ended) {
+            let (files, bytes, ms) = (r.files, r.bytes, r.took_ms);
+            let lowest = r.lowest_copies;
+            tracing::info!(cause = r.cause, files, bytes, ms, lowest, "repair ended");
         }
     }
 
@@ -183,18 +150,7 @@ impl Master {
 
     /// Plans the next change, one cause at a time.
     pub(super) fn plan_repair(&mut self) {
-        let Some(leading) = self.leading.as_deref() else {
-            return;
-        };
-        if let Some(receipt) = leading.repairs.receipts.first().cloned()
-            && !leading.busy.contains(&Task::Receipt)
-        {
-            tracing::info!(cause = receipt.cause, ms = receipt.took_ms, "repair ended");
-            if let Some(leading) = self.leading.as_deref_mut() {
-                leading.repairs.receipts.remove(0);
-            }
-            self.propose_task(Task::Receipt, Command::Receipt(receipt));
-        }
+        self.watch_balance();
         let Some(leading) = self.leading.as_deref() else {
             return;
         };
@@ -203,31 +159,87 @@ impl Master {
         }
         if let Some((cause, changes)) = self.next_change(leading) {
             tracing::info!(?cause, pgs = changes.len(), "placement changes");
-            self.propose_task(Task::BeginEpoch, Command::BeginEpoch { cause, changes });
+            let waited = self.waited_before(cause);
+            let command = Command::BeginRepair {
+                cause,
+                changes,
+                waited,
+            };
+            self.propose_task(Task::BeginEpoch, command);
         }
+    }
+
+    fn watch_balance(&mut self) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref() else {
+            return;
+        };
+        let (views, weights) = (self.views(leading, None), self.weights(leading));
+        let map = self.state.map();
+        let exist = map.pgs.iter().all(|pg| !pg.members.is_empty());
+        let off = if exist {
+            unevenness(map, &views, &weights)
+        } else {
+            0.0
+        };
+        if let Some(leading) = self.leading.as_deref_mut() {
+            leading.repairs.watch(now, off);
+        }
+    }
+
+    /// What the repair of a failed store waited for, from the failure until now.
+    fn waited_before(&self, cause: ChangeCause) -> Vec<(WaitKind, u64)> {
+        let ChangeCause::Failed(store) = cause else {
+            return Vec::new();
+        };
+        let row = self.state.stores().get(&store);
+        let Some(down) = row.and_then(|row| row.down_since) else {
+            return Vec::new();
+        };
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let (now, repairs) = (self.log_now(), self.state.repairs());
+        let all = ms(now.since(down));
+        let grace = all.min(ms(self.config.repair_grace));
+        let paused = repairs.paused_between(down + Duration::from_millis(grace), now);
+        let rest = all.saturating_sub(grace + paused);
+        // Steps are taken now and then, and a new leader needs a moment.
+        let room = if rest >= ROOM_LEAST_MS { rest } else { 0 };
+        let all = [
+            (WaitKind::Grace, grace),
+            (WaitKind::Pause, paused),
+            (WaitKind::Room, room),
+        ];
+        all.into_iter().filter(|(_, ms)| *ms > 0).collect()
     }
 
     fn next_change(&self, leading: &Leading) -> Option<(ChangeCause, Vec<PgChange>)> {
         let map = self.state.map();
         let settled = self.now.since(leading.stores.fresh_at) >= self.config.create_settle;
         if settled && map.pgs.iter().any(|pg| pg.members.is_empty()) {
-            let changes = plan_create(map, &self.views(leading, None));
+            let changes = plan_create(map, &self.views(leading, None), &self.weights(leading));
             return (!changes.is_empty()).then_some((ChangeCause::Create, changes));
         }
-        if self.state.repair_paused() {
+        let timeout = self.config.heartbeat_timeout;
+        let stores = self.state.stores().keys();
+        // After an election: not on the word of whoever spoke first.
+        if self.state.repair_paused() || !leading.stores.are_known(stores, self.now, timeout) {
             return None;
         }
         self.next_failed(leading)
             .or_else(|| self.next_move(leading))
     }
 
-    /// A failed store: everything after the grace period, at once what has one live copy left.
+    /// A failed store: everything after the grace period, at once what has one live copy left. A
+    /// copy that lacks what was written while its store restarted is one: it gets only that.
     fn next_failed(&self, leading: &Leading) -> Option<(ChangeCause, Vec<PgChange>)> {
         let live = self.live_copies();
+        let weights = self.weights(leading);
         for (store, since) in &leading.stores.down {
             let is_over = self.now.since(*since) >= self.config.repair_grace;
-            let mut changes =
-                plan_failed(self.state.map(), &self.views(leading, Some(*store)), *store);
+            let mut changes = {
+                let views = self.views(leading, Some(*store));
+                plan_failed(self.state.map(), &views, &weights, *store)
+            };
             changes.retain(|change| is_over || live[usize::from(change.pg.0)] <= 1);
             // A group none of whose complete copies is up has nothing to copy from.
             changes.retain(|change| live[usize::from(change.pg.0)] >= 1);
@@ -247,49 +259,42 @@ impl Master {
             .rebalance_pgs_max
             .checked_sub(moving)
             .filter(|room| *room > 0)?;
-        let views = self.views(leading, None);
+        let (views, weights) = (self.views(leading, None), self.weights(leading));
         let draining = self.state.stores().values().filter(|row| row.draining);
         for store in draining.map(|row| row.store) {
-            let changes = plan_drain(self.state.map(), &views, store, room);
+            let changes = plan_drain(self.state.map(), &views, &weights, store, room);
             if !changes.is_empty() {
                 return Some((ChangeCause::Drain(store), changes));
             }
         }
         let settled = self.now.since(leading.stores.fresh_at) >= self.config.create_settle * 2;
-        if !leading.stores.down.is_empty() || !settled {
+        // One whose data is elsewhere does not come into it.
+        let is_missed = |store: &StoreId| {
+            let mut groups = self.state.pgs();
+            groups.any(|(_, s)| s.info.members.contains(store) || s.info.prior.contains(store))
+        };
+        if leading.stores.down.keys().any(is_missed) || !settled {
             return None;
         }
-        let (store, changes) = plan_rebalance(self.state.map(), &views, room)?;
+        let is_uneven = leading.repairs.is_uneven(self.now);
+        let map = &self.rested();
+        let (store, changes) = plan_relief(self.state.map(), &views, &weights, room)
+            .or_else(|| plan_spread(map, &views, &weights, room))
+            .or_else(|| plan_rebalance(map, &views, &weights, room).filter(|_| is_uneven))?;
         Some((ChangeCause::Rebalance(store), changes))
     }
 
-    /// Stores as the planner sees them; `failed` counts as failed whatever its grace.
-    fn views(&self, leading: &Leading, failed: Option<StoreId>) -> Vec<StoreView> {
-        let view = |row: &crate::master::state::StoreRow| {
-            let soft = leading.stores.heard.get(&row.store);
-            let down = leading.stores.down.get(&row.store);
-            let (total, free, used) = soft.map_or((row.total, row.free, row.used), |s| {
-                (s.total, s.free, s.used)
-            });
-            let is_over = down.is_some_and(|at| self.now.since(*at) >= self.config.repair_grace);
-            let role = if row.draining || is_over || failed == Some(row.store) {
-                StoreRole::Leaves
-            } else if down.is_some() || soft.is_none() || free < total / 100 * FULL_PERCENT {
-                StoreRole::Keeps
-            } else {
-                StoreRole::Receives
-            };
-            StoreView {
-                store: row.store,
-                node: row.node,
-                zone: row.zone.clone(),
-                device: row.device,
-                free_bytes: free,
-                used_bytes: used,
-                role,
+    /// The map, with groups that were moved for balance a moment ago as if they still were: files that
+    /// grow would move them back and forth.
+    fn rested(&self) -> PgMap {
+        let (mut map, now) = (self.state.map().clone(), self.log_now());
+        for (pg, state) in self.state.pgs() {
+            let was_moved = matches!(state.cause, ChangeCause::Rebalance(_));
+            if was_moved && now.since(state.began) < MOVED_AGAIN {
+                map.pgs[usize::from(pg.0)].phase = PgPhase::Copying;
             }
-        };
-        self.state.stores().values().map(view).collect()
+        }
+        map
     }
 }
 

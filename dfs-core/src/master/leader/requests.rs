@@ -1,9 +1,9 @@
 //! Requests on their way in: each becomes a proposal, a read, or a change of soft state.
 use super::event::MasterAction;
-use super::leading::{Held, Leading, OpenAsked, Pending, Read, ReadKind, Task};
+use super::leading::{Held, Leading, OpenAsked, Pending, Read, ReadKind};
 use super::machine::{Master, refusal, reply};
 use crate::master::command::Command;
-use crate::types::{ClientId, Ino, NodeId, OpId, Term};
+use crate::types::{ClientId, Ino, OpId, Term};
 use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Mutation, WireError};
@@ -15,6 +15,9 @@ impl Master {
         body: MasterRequest,
         out: &mut Vec<MasterAction>,
     ) {
+        if let MasterRequest::Audit { run } = body {
+            return self.on_audit(to, run, out);
+        }
         if self.leading.is_none() {
             out.push(refusal(to, self.not_leader()));
             return;
@@ -114,9 +117,22 @@ impl Master {
                 self.propose(Command::RepairControl { paused }, Pending::Control { to });
             }
             R::RepairLog => self.read(to, ReadKind::RepairLog, out),
+            R::RepairRecords => self.read(to, ReadKind::RepairRecords, out),
+            R::FilesIn { pgs, after, limit } => {
+                self.read(to, ReadKind::FilesIn { pgs, after, limit }, out);
+            }
+            R::Boost { lasts } => {
+                let until = self.log_now() + lasts;
+                self.propose(Command::RepairBoost { until }, Pending::Control { to });
+            }
+            R::Drain { node, draining } => self.on_drain(to, node, draining, out),
+            R::Remove { node } => self.on_remove(to, node, out),
+            R::RemoveStore { store } => self.on_remove_store(to, store, out),
             R::Watch { root } => self.on_watch(to, root, out),
-            R::Forget { node } => self.on_forget(to, node, out),
+            R::Forget { node } => self.on_drain(to, node, true, out),
             R::Status => self.read(to, ReadKind::Status, out),
+            R::GroupSpace { pg, after } => self.read(to, ReadKind::GroupSpace(pg, after), out),
+            R::ObjectFates { objects } => self.read(to, ReadKind::ObjectFates(objects), out),
             other => {
                 tracing::warn!(?other, "a request of a session came as one of a tool");
                 out.push(refusal(to, ErrorCode::BadRequest.into()));
@@ -245,32 +261,6 @@ impl Master {
             leading.watchers.insert(to.conn, root);
             out.push(reply(to, MasterResponse::Done));
         }
-    }
-
-    /// Drains the node's stores; its voter is replaced because its stores drain.
-    fn on_forget(&mut self, to: ReplyTo, node: NodeId, out: &mut Vec<MasterAction>) {
-        let rows = self.state.stores().values();
-        let stores: Vec<_> = rows
-            .filter(|row| row.node == node)
-            .map(|row| row.store)
-            .collect();
-        let Some((last, rest)) = stores.split_last() else {
-            let detail = format!("no store of node {node} is known");
-            out.push(refusal(to, WireError::new(ErrorCode::NotFound, detail)));
-            return;
-        };
-        for store in rest {
-            let command = Command::StoreDrain {
-                store: *store,
-                draining: true,
-            };
-            self.propose_task(Task::Seen(*store), command);
-        }
-        let command = Command::StoreDrain {
-            store: *last,
-            draining: true,
-        };
-        self.propose(command, Pending::Control { to });
     }
 
     pub(super) fn on_conn_closed(&mut self, conn: ConnId) {

@@ -95,6 +95,7 @@ impl Snapshots {
 
 impl Master {
     pub(super) fn flush_if_due(&mut self, out: &mut Vec<MasterAction>) {
+        self.audits.forget_idle(self.now);
         let s = &mut self.snapshots;
         if s.served
             .as_ref()

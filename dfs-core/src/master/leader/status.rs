@@ -2,14 +2,12 @@
 use super::leading::Leading;
 use super::machine::Master;
 use super::reads::broken;
-use crate::types::{ClientId, PgPhase, StoreId};
+use crate::master::command::ChangeCause;
+use crate::types::{ClientId, NodeId, PgPhase, StoreId};
 use crate::wire::WireError;
 use crate::wire::master::{ClusterStatus, Health, StoreInfo};
 use std::collections::BTreeSet;
 use std::time::Duration;
-
-/// A store whose cursor is this many entries behind delays health.
-const BEHIND_MAX: u64 = 20_000;
 
 /// Health and its reasons, worst last.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ impl Verdict {
 
 impl Master {
     pub(super) fn status(&mut self) -> Result<ClusterStatus, WireError> {
-        let statfs = self.state.statfs().map_err(broken)?;
+        let statfs = self.statfs_now().map_err(broken)?;
         let deletes_waiting = self.state.delete_queue_len().map_err(broken)?;
         let Some(leading) = self.leading.as_deref() else {
             return Err(self.not_leader());
@@ -68,6 +66,8 @@ impl Master {
             statfs,
             orphans: leading.orphans_seen,
             locks: (self.state.locks().count(), leading.lock_waits.count()),
+            repair_rate: leading.stores.speed(),
+            boosted: self.state.repairs().boost().since(self.log_now()),
         })
     }
 
@@ -83,7 +83,8 @@ impl Master {
         let row = &self.state.stores()[&store];
         let soft = leading.stores.heard.get(&store);
         let map = self.state.map();
-        let member = |pg: &&crate::types::PgInfo| pg.members.contains(&store);
+        let member =
+            |pg: &&crate::types::PgInfo| pg.members.contains(&store) || pg.prior.contains(&store);
         let votes = |id: &crate::types::RaftId| {
             self.state
                 .raft_nodes()
@@ -91,6 +92,7 @@ impl Master {
                 .is_some_and(|(node, _)| *node == row.node)
         };
         let applied = self.state.applied().index.0;
+        let is_former = self.is_former(leading, store);
         StoreInfo {
             store,
             node: row.node,
@@ -98,8 +100,8 @@ impl Master {
             addr: row.addr,
             up: soft.is_some() && !leading.stores.down.contains_key(&store),
             down_since: row.down_since,
-            voter: self.raft.voters().iter().any(votes),
-            leader: row.node == self.config.node,
+            voter: self.raft.voters().iter().any(votes) && !is_former,
+            leader: row.node == self.config.node && !is_former,
             total_bytes: soft.map_or(row.total, |s| s.total),
             free_bytes: soft.map_or(row.free, |s| s.free),
             used_bytes: soft.map_or(row.used, |s| s.used),
@@ -112,6 +114,12 @@ impl Master {
             behind: soft.map_or(0, |s| applied.saturating_sub(s.cursor.0)),
             draining: row.draining,
             failed: soft.is_some_and(|s| s.failed),
+            slow: leading.stores.slow.contains(&store),
+            full: self.is_full(leading, store),
+            starved: soft.map_or(0, |s| s.load.starved),
+            disk_ms: soft.map_or(0, |s| s.load.disk_us.div_ceil(1000)),
+            wiping: soft.map_or(0, |s| s.wiping),
+            read_bytes: soft.map_or(0, |s| s.load.read_bytes),
         }
     }
 
@@ -153,34 +161,13 @@ impl Master {
         if up.len() < usize::from(quorum.r) {
             v.add(Health::Unavailable, needs("reads", quorum.r));
         }
-        self.judge_groups(&up, &mut v);
-        for (store, row) in rows {
-            let members = map
-                .pgs
-                .iter()
-                .filter(|pg| pg.members.contains(store))
-                .count();
-            let soft = leading.stores.heard.get(store);
-            if !up.contains(store) {
-                let node = row.node.0 >> 96;
-                match members {
-                    0 => v
-                        .notices
-                        .push(format!("node {node:08x} is down; its data is elsewhere")),
-                    n => v.add(
-                        Health::Degraded,
-                        format!("node {node:08x} is down, {n} groups on it"),
-                    ),
-                }
-            } else if let Some(s) = soft
-                && members > 0
-                && self.state.applied().index.0.saturating_sub(s.cursor.0) > BEHIND_MAX
-            {
-                v.add(Health::Degraded, format!("store {store} has not caught up"));
-            }
-        }
+        self.judge_groups(leading, &up, &mut v);
+        self.judge_stores(leading, &mut v);
+        v.notices.extend(self.failed_voters(leading));
+        self.judge_silent(leading, &up, &mut v);
         let wanted = usize::from(self.state.cluster().map_or(1, |c| c.voters));
-        let possible = wanted.min(rows.len().max(1));
+        let nodes: BTreeSet<NodeId> = rows.values().map(|row| row.node).collect();
+        let possible = wanted.min(nodes.len().max(1));
         let voting = self
             .raft
             .voters()
@@ -196,7 +183,85 @@ impl Master {
         v
     }
 
-    fn judge_groups(&self, up: &BTreeSet<StoreId>, v: &mut Verdict) {
+    /// Stores that are down, or were not told what happened lately.
+    fn judge_silent(&self, leading: &Leading, up: &BTreeSet<StoreId>, v: &mut Verdict) {
+        for (store, row) in self.state.stores() {
+            let members = self
+                .state
+                .map()
+                .pgs
+                .iter()
+                .filter(|pg| pg.members.contains(store) || pg.prior.contains(store))
+                .count();
+            let soft = leading.stores.heard.get(store);
+            if !up.contains(store) {
+                let node = row.node.0 >> 96;
+                let is_former = self.is_former(leading, *store);
+                match members {
+                    0 if is_former => v.notices.push(format!(
+                        "store {store}, which node {node:08x} had before, is not needed any more: \
+                         `dfs-tools remove {store}`"
+                    )),
+                    n if is_former => v.add(
+                        Health::Degraded,
+                        format!(
+                            "store {store}, which node {node:08x} had before, is gone, {n} groups \
+                             on it"
+                        ),
+                    ),
+                    0 => v
+                        .notices
+                        .push(format!("node {node:08x} is down; its data is elsewhere")),
+                    n => v.add(
+                        Health::Degraded,
+                        format!("node {node:08x} is down, {n} groups on it"),
+                    ),
+                }
+            } else if let Some(s) = soft
+                && members > 0
+                && self.is_behind(leading, s.cursor)
+            {
+                v.add(Health::Degraded, format!("store {store} has not caught up"));
+            }
+        }
+    }
+
+    /// Stores that are up and cannot do all that they should.
+    fn judge_stores(&self, leading: &Leading, v: &mut Verdict) {
+        for (store, row) in self.state.stores() {
+            let node = row.node.0 >> 96;
+            let Some(soft) = leading.stores.heard.get(store) else {
+                continue;
+            };
+            if !leading.stores.down.contains_key(store)
+                && let Some(reason) = self.lacking(leading, *store)
+            {
+                v.add(Health::Degraded, reason);
+            }
+            if soft.load.starved > 0 {
+                let count = soft.load.starved;
+                let why = format!(
+                    "node {node:08x} has no room for {count} objects: free space or add a node"
+                );
+                v.add(Health::Degraded, why);
+            }
+            if soft.load.set_aside {
+                let why = format!(
+                    "node {node:08x} keeps a damaged store that was set aside: see `dfs-tools scrub status`"
+                );
+                v.notices.push(why);
+            }
+            if leading.stores.slow.contains(store) {
+                let ms = soft.load.disk_us.div_ceil(1000);
+                let why = format!(
+                    "the disk of node {node:08x} is slow ({ms} ms): it gets new copies only where there is no other place"
+                );
+                v.notices.push(why);
+            }
+        }
+    }
+
+    fn judge_groups(&self, leading: &Leading, up: &BTreeSet<StoreId>, v: &mut Verdict) {
         let map = self.state.map();
         let (n, least) = (
             usize::from(map.quorum.n),
@@ -207,13 +272,23 @@ impl Master {
         let mut unavailable = 0;
         for (pg, state) in self.state.pgs() {
             let live = state.info.members.iter().filter(|m| up.contains(m)).count();
-            let copies = state.complete().filter(|m| up.contains(m)).count();
-            let _ = pg;
-            if live < least || copies == 0 || state.info.phase == PgPhase::Fencing {
+            // Who gave its copy away keeps it until it is complete elsewhere.
+            let moves = matches!(
+                state.cause,
+                ChangeCause::Rebalance(_) | ChangeCause::Drain(_)
+            );
+            let kept = state.info.prior.iter().filter(|m| moves && up.contains(m));
+            let kept = kept.count();
+            let copies = || state.complete().filter(|m| up.contains(m));
+            let none = copies().count() + kept == 0;
+            // One that lacks objects still gives the others.
+            let full = copies().filter(|m| leading.has_all(*m, pg)).count();
+            let full = (full + kept).min(n);
+            if live < least || none || state.info.phase == PgPhase::Fencing {
                 unavailable += 1;
-            } else if copies == 1 && n > 1 {
+            } else if full <= 1 && n > 1 {
                 at_risk += 1;
-            } else if copies < n {
+            } else if full < n {
                 degraded += 1;
             }
         }

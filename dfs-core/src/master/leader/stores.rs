@@ -4,16 +4,23 @@
 //! promised). A lease is given only to a store that knows every epoch that was begun: it has the
 //! map of the last BEGIN or a newer one, and has durably adopted every epoch that is being fenced.
 //! So after a BEGIN no member that served the old epoch gets another lease before it has let go.
+use super::copies::{Lacks, Progress};
 use super::event::MasterAction;
 use super::leading::{Pending, ReadKind, Task};
-use super::machine::Master;
+use super::machine::{Master, refusal};
+use super::placing::SlowWatch;
+use super::reads::broken;
 use crate::master::command::Command;
-use crate::types::{Epoch, Ino, LogIndex, OpId, PgId, PgPhase, StoreId, Time};
-use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse};
+use crate::types::{Epoch, Incarnation, Ino, LogIndex, OpId, PgId, PgPhase, StoreId, Time};
+use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, StoreLoad};
+use crate::wire::repair::{FillCount, RepairOrders};
 use crate::wire::rpc::{ConnId, ReplyTo};
-use crate::wire::{Push, WireError};
+use crate::wire::{ErrorCode, Push, WireError};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// A store's speed of repair is measured over at least so long.
+const SPEED_OVER: Duration = Duration::from_secs(1);
 
 /// One store as the leader hears it.
 #[derive(Debug, Clone)]
@@ -30,8 +37,26 @@ pub(super) struct StoreSoft {
     pub free: u64,
     pub used: u64,
     pub failed: bool,
-    repaired: (u64, u64),
+    pub load: StoreLoad,
+    /// Bytes per second read lately.
+    pub read_rate: u64,
+    /// Replicas it still has to wipe.
+    pub wiping: u32,
+    /// Bytes per second it copies for repair.
+    pub speed: u64,
+    /// Bytes copied, when that was last looked at for the speed.
+    measured: (Time, u64),
+    /// What it should hold and does not.
+    pub lacks: Lacks,
+    incarnation: Incarnation,
     poked_at: Time,
+}
+
+impl StoreSoft {
+    /// Bytes of objects that it may still take.
+    pub fn room(&self) -> u64 {
+        self.free.saturating_sub(self.load.reserve_bytes)
+    }
 }
 
 /// All stores heard in this term.
@@ -42,14 +67,18 @@ pub(super) struct StoreTable {
     pub down: BTreeMap<StoreId, Time>,
     /// Log index of the last BEGIN (or of the map at the election).
     pub last_begin: LogIndex,
+    /// Log index of the last REFILL (or of the map at the election).
+    pub last_refill: LogIndex,
+    /// How far the log was applied lately.
+    pub progress: Progress,
     /// When a store was first seen by the cluster.
     pub fresh_at: Time,
     /// Stores have a new map to be told.
     pub news: bool,
     /// Stores have notes to be told.
     pub notes: bool,
-    /// Files and bytes copied for repair since the election.
-    pub copied: (u64, u64),
+    /// Their disks are much slower than the others'.
+    pub slow: SlowWatch,
     space_at: Time,
     elected_at: Time,
     /// From when on a store that was not heard counts as silent.
@@ -62,14 +91,25 @@ impl StoreTable {
             heard: BTreeMap::new(),
             down: BTreeMap::new(),
             last_begin: map_version,
+            last_refill: map_version,
+            progress: Progress::default(),
             fresh_at: now,
             news: true,
             notes: false,
-            copied: (0, 0),
+            slow: SlowWatch::default(),
             space_at: Time::ZERO,
             elected_at: now,
             unheard_since: now,
         }
+    }
+
+    /// Bytes per second that all together copy for repair.
+    pub fn speed(&self) -> u64 {
+        let live = self
+            .heard
+            .iter()
+            .filter(|(s, _)| !self.down.contains_key(s));
+        live.map(|(_, soft)| soft.speed).sum()
     }
 
     /// Last sign of life, the election at the earliest.
@@ -84,12 +124,31 @@ impl StoreTable {
             .values_mut()
             .for_each(|soft| soft.heard_at = soft.heard_at + stalled);
         self.unheard_since = self.unheard_since + stalled;
+        self.progress.forget();
     }
 
     /// A lease it has was given at this time at the latest, by this leader or the one before.
     pub fn leased_at(&self, store: StoreId) -> Time {
         let granted = self.heard.get(&store).and_then(|soft| soft.granted_at);
         granted.map_or(self.elected_at, |at| at.max(self.elected_at))
+    }
+
+    /// Notes up to here were told to this run of the store.
+    pub fn cursor(&self, hb: &Heartbeat) -> LogIndex {
+        let heard = self.heard.get(&hb.store);
+        let same = heard.filter(|soft| soft.incarnation == hb.incarnation);
+        hb.cursor.max(same.map_or(LogIndex(0), |soft| soft.cursor))
+    }
+
+    /// Each store was heard, is down, or had the time to be heard.
+    pub fn are_known<'a>(
+        &self,
+        mut all: impl Iterator<Item = &'a StoreId>,
+        now: Time,
+        timeout: Duration,
+    ) -> bool {
+        now.since(self.elected_at) > timeout
+            || all.all(|s| self.heard.contains_key(s) || self.down.contains_key(s))
     }
 
     /// True if it has durably let go of epochs before `epoch`.
@@ -109,7 +168,7 @@ impl StoreTable {
 
     /// Takes a heartbeat in.
     fn note(&mut self, hb: &Heartbeat, conn: ConnId, now: Time) {
-        let repaired = (hb.repaired_files, hb.repaired_bytes);
+        let copied = hb.repaired_bytes;
         let known = self.heard.entry(hb.store).or_insert_with(|| StoreSoft {
             conn,
             heard_at: now,
@@ -121,20 +180,44 @@ impl StoreTable {
             free: 0,
             used: 0,
             failed: false,
-            repaired,
+            load: StoreLoad::default(),
+            read_rate: 0,
+            wiping: 0,
+            speed: 0,
+            measured: (now, copied),
+            lacks: Lacks::default(),
+            incarnation: hb.incarnation,
             poked_at: now,
         });
         // Counters restart with the store.
         let gained = |new: u64, old: u64| new.checked_sub(old).unwrap_or(new);
-        self.copied.0 += gained(repaired.0, known.repaired.0);
-        self.copied.1 += gained(repaired.1, known.repaired.1);
-        known.repaired = repaired;
+        let since = now.since(known.measured.0);
+        if since >= SPEED_OVER {
+            let gained = gained(copied, known.measured.1);
+            let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            known.speed = gained.saturating_mul(1000) / millis.max(1);
+            known.measured = (now, copied);
+        }
+        known.wiping = hb.repair.wiping;
         known.conn = conn;
-        known.heard_at = now;
-        known.cursor = hb.cursor;
+        // Within a run it never falls: an older one was overtaken.
+        let told = (known.incarnation == hb.incarnation).then_some(known.cursor);
+        known.cursor = hb.cursor.max(told.unwrap_or_default());
+        known.incarnation = hb.incarnation;
+        known.lacks = Lacks::new(&hb.lacks);
         known.map_version = hb.map_version;
         known.failed = hb.failed;
         (known.total, known.free, known.used) = (hb.total_bytes, hb.free_bytes, hb.used_bytes);
+        let ms = u64::try_from(now.since(known.heard_at).as_millis()).unwrap_or(u64::MAX);
+        let read = gained(hb.load.read_bytes, known.load.read_bytes);
+        if let Some(rate) = read.saturating_mul(1000).checked_div(ms) {
+            // Over some ten heartbeats.
+            known.read_rate = known.read_rate - known.read_rate / 10 + rate / 10;
+        }
+        known.heard_at = now;
+        let groups = known.load.groups.take();
+        known.load = (*hb.load).clone();
+        known.load.groups = hb.load.groups.clone().or(groups);
         for (pg, epoch) in &hb.fenced {
             let adopted = known.adopted.entry(*pg).or_default();
             *adopted = (*adopted).max(*epoch);
@@ -145,6 +228,15 @@ impl StoreTable {
 impl Master {
     pub(super) fn on_heartbeat(&mut self, to: ReplyTo, hb: Heartbeat, out: &mut Vec<MasterAction>) {
         let now = self.now;
+        if self.state.is_removed(hb.store) {
+            let detail = format!(
+                "store {} of node {} was removed from the cluster for good; to use this machine \
+                 again, delete the data directory and start it as a new node",
+                hb.store, hb.node
+            );
+            out.push(refusal(to, WireError::new(ErrorCode::WrongCluster, detail)));
+            return;
+        }
         let row = self.state.stores().get(&hb.store);
         // A delayed one of an earlier run says nothing about this one.
         if row.is_some_and(|row| row.incarnation > hb.incarnation) {
@@ -172,13 +264,23 @@ impl Master {
             };
             self.propose_task(Task::Seen(hb.store), command);
         }
-        self.note_filled(&hb);
+        // One that does not know yet that it is to be filled again speaks of the time before.
+        let is_current = |l: &super::leading::Leading| hb.map_version >= l.stores.last_refill;
+        if self.leading.as_deref().is_some_and(is_current) {
+            self.note_filled(&hb);
+        }
+        self.note_return(&hb);
         self.note_old_marks(&hb);
         self.activate_fenced();
         self.read(to, ReadKind::Heartbeat(Box::new(hb)), out);
     }
 
+    /// One that was not told yet what is trimmed does not count: called complete, it would seem to
+    /// have missed news and be filled once more.
     fn note_filled(&mut self, hb: &Heartbeat) {
+        if self.state.notes_trimmed().is_ok_and(|at| hb.cursor < at) {
+            return;
+        }
         let pgs = &self.state.map().pgs;
         let is_news = |(pg, epoch): &&(PgId, Epoch)| {
             pgs.get(usize::from(pg.0)).is_some_and(|info| {
@@ -187,14 +289,20 @@ impl Master {
                     && info.filling.contains(&hb.store)
             })
         };
-        let done: Vec<_> = hb
-            .filled
-            .iter()
-            .filter(is_news)
-            .map(|(pg, epoch)| (*pg, *epoch, hb.store))
-            .collect();
+        let counted = |&(pg, epoch): &(PgId, Epoch)| {
+            let mut counts = hb.repair.counts.iter();
+            let count = counts.find(|c| (c.pg, c.epoch) == (pg, epoch));
+            let uncounted = FillCount {
+                pg,
+                epoch,
+                ..FillCount::default()
+            };
+            count.cloned().unwrap_or(uncounted)
+        };
+        let done: Vec<_> = hb.filled.iter().filter(is_news).map(counted).collect();
         if !done.is_empty() {
-            self.propose_task(Task::Filled, Command::Filled { done });
+            let store = hb.store;
+            self.propose_task(Task::Filled, Command::FilledCounted { store, done });
         }
     }
 
@@ -224,6 +332,12 @@ impl Master {
     pub(super) fn answer_heartbeat(&mut self, hb: &Heartbeat) -> Result<MasterResponse, WireError> {
         let lease = self.may_serve(hb).then_some(self.config.serving_lease);
         let now = self.now;
+        let is_boosted = self.is_boosted();
+        let rejoin = hb.repair.rejoin.as_ref();
+        let noted = rejoin
+            .map(|r| self.state.rejoin_noted(hb.store, r))
+            .transpose();
+        let is_rejoin_noted = noted.map_err(broken)?.unwrap_or(false);
         let (notes, notes_upto) = self.notes_for(hb)?;
         let map = self.state.map();
         let map = (map.version > hb.map_version).then(|| map.clone());
@@ -241,8 +355,24 @@ impl Master {
             notes_upto,
             stores: self.store_addrs(),
             repair_paused: self.state.repair_paused(),
-            repair_rate: self.config.repair_rate,
+            space: self.space_advice(hb.store).map_err(broken)?,
+            repair_rate: if is_boosted {
+                0
+            } else {
+                self.config.repair_rate
+            },
+            repair: RepairOrders {
+                is_boosted,
+                is_rejoin_noted,
+            },
+            trimmed: self.state.notes_trimmed().map_err(broken)?,
+            is_told_all: notes_upto >= self.state.applied().index,
         })))
+    }
+
+    /// Repair shall go as fast as can be.
+    pub(super) fn is_boosted(&self) -> bool {
+        self.state.repairs().boost() > self.log_now()
     }
 
     /// True if the store knows every epoch that was begun.
@@ -293,9 +423,11 @@ impl Master {
     pub(super) fn watch_stores(&mut self) {
         self.watch_down();
         let (now, every) = (self.now, self.config.space_every);
+        let applied = self.state.applied().index;
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        leading.stores.progress.sample(now, applied);
         let rows = self.state.stores();
         let differs = |(store, soft): &(&StoreId, &StoreSoft)| {
             rows.get(store).is_some_and(|row| {
@@ -323,16 +455,20 @@ impl Master {
     fn watch_down(&mut self) {
         let now = self.now;
         let log_now = self.log_now();
+        let rows = self.state.stores().values();
+        let downs = rows.filter_map(|row| Some((row.store, self.surely_since(row.down_since?))));
+        let down_for: BTreeMap<StoreId, Duration> = downs.collect();
         let mut changes = Vec::new();
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
         // This node's own store is heard without a network: if not even that one is, it is this
-        // process or its disk that is slow, and nobody else is accused for their silence alone.
-        let is_deaf = self.state.stores().values().any(|row| {
-            let silent = now.since(leading.stores.heard_at(row.store));
-            row.node == self.config.node && silent > self.config.heartbeat_timeout / 2
-        });
+        // process or its disk that is slow, and nobody else is accused for their silence alone. Rows
+        // of stores that this node had before stay silent for ever.
+        let rows = self.state.stores().values();
+        let own = rows.filter(|row| row.node == self.config.node);
+        let last = own.map(|row| leading.stores.heard_at(row.store)).max();
+        let is_deaf = last.is_some_and(|at| now.since(at) > self.config.heartbeat_timeout / 2);
         for row in self.state.stores().values() {
             let silent = now.since(leading.stores.heard_at(row.store));
             let is_silent = silent > self.config.heartbeat_timeout
@@ -344,14 +480,11 @@ impl Master {
                 .is_some_and(|s| s.failed);
             let suspected = super::repair::is_down_by_gossip(&self.members, row.node);
             let is_heard = leading.stores.heard.contains_key(&row.store);
-            let is_down = failed
-                || is_silent
-                || (suspected && (!is_heard || silent > self.config.heartbeat_timeout / 3));
+            let is_down =
+                failed || is_silent || (suspected && silent > self.config.heartbeat_timeout / 3);
             let known = leading.stores.down.contains_key(&row.store);
             if is_down && !known {
-                let before = row
-                    .down_since
-                    .map_or_else(Default::default, |at| log_now.since(at));
+                let before = down_for.get(&row.store).copied().unwrap_or_default();
                 leading.stores.down.insert(row.store, now - before);
                 tracing::warn!(store = %row.store, node = %row.node, "store is down");
             } else if !is_down && known {

@@ -1,12 +1,16 @@
 //! Masters driven end to end: logs on simulated disks, messages in a queue, stores that only say
 //! what a store would say.
 mod bench;
+mod copies;
 mod locks;
+mod placing;
 mod store;
+mod voters;
 
 use crate::types::{ClientId, FileKind, Ino, Name, OpId, PgPhase, RaftId, StoreId, Term};
 use crate::wire::master::{Health, MasterRequest, MasterResponse, QueryAnswer};
 use crate::wire::mutation::{Mutation, MutationOk, NewNode};
+use crate::wire::repair::WaitKind;
 use crate::wire::rpc::ConnId;
 use crate::wire::{ErrorCode, Push, Query, WireError};
 use bench::{Bench, CLIENT_A, CLIENT_B};
@@ -364,6 +368,22 @@ fn a_failed_store_is_replaced_after_the_grace_and_leaves_a_receipt() {
         list.iter().any(|r| r.cause.contains("failed") && r.pgs > 0),
         "{list:?}"
     );
+    let answer = bench.call(CLIENT_A, MasterRequest::RepairRecords);
+    let Ok(MasterResponse::Records(records)) = answer else {
+        panic!("{answer:?}")
+    };
+    let record = records.iter().find(|r| r.cause.contains("failed")).unwrap();
+    // Every group counts what `Store` says it copied for it.
+    assert_eq!(record.objects, 3 * u64::from(record.pgs), "{record:?}");
+    assert_eq!(record.bytes, 300 * u64::from(record.pgs), "{record:?}");
+    // One small file in each group, and one large file that is in all of them.
+    assert_eq!(record.files, u64::from(record.pgs) + 1, "{record:?}");
+    assert_eq!(record.lowest_copies, 2);
+    let grace = record
+        .waited
+        .iter()
+        .find(|(kind, _)| *kind == WaitKind::Grace);
+    assert!(grace.is_some_and(|(_, ms)| *ms >= 9_900), "{record:?}");
 }
 
 #[test]

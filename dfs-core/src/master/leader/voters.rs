@@ -3,16 +3,23 @@
 //! A new voter: `VoterAssigned` (a fresh id, committed) -> `BecomeVoter` call to the node -> learner
 //! -> caught up -> voter. Ids come from the log index, so none is used twice. Promotions are made
 //! so that the number of voters is odd, several at once by joint consensus; a voter whose node is
-//! down for `voter_grace` (or whose stores drain) is replaced in the same joint change. An id that
-//! is assigned and not in the group is retired.
+//! down for `voter_grace` (or whose stores drain), or that is lost in another way ([`voter_watch`]),
+//! is replaced in the same joint change. An id that is assigned and not in the group is retired.
+//!
+//! A node that runs an id, in the group or not, gets no other one before it has let go of it: what
+//! it acknowledged under the old one is never erased while it may count.
 //!
 //! One step at a time: the next one begins when the last one was applied, refused or timed out.
+//!
+//! [`voter_watch`]: super::voter_watch
 use super::event::MasterAction;
 use super::leading::Task;
 use super::machine::Master;
+use super::voter_watch::{Claim, VoterWatch};
 use crate::consensus::{ConfChange, ConfStep, RaftEvent};
 use crate::master::command::Command;
 use crate::types::{NodeId, RaftId, Time};
+use crate::wire::master::Voting;
 use crate::wire::rpc::{Call, CallResult, CallTarget};
 use crate::wire::{NodeRequest, Request, WireError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +55,7 @@ pub(super) struct VoterPlan {
     since: Time,
     /// Asked lately without success.
     refused: BTreeMap<NodeId, Time>,
+    pub watch: VoterWatch,
 }
 
 impl VoterPlan {
@@ -56,6 +64,7 @@ impl VoterPlan {
             step: Step::Idle,
             since: now,
             refused: BTreeMap::new(),
+            watch: VoterWatch::default(),
         }
     }
 }
@@ -86,9 +95,11 @@ pub(super) struct Group {
     pub learners: Vec<(RaftId, bool)>,
     /// Assigned ids: their node's zone.
     pub zones: BTreeMap<RaftId, String>,
-    /// Ids whose node is down for too long, or leaves.
+    /// Ids whose node is down for too long, or leaves; and those that do not vote in fact.
     pub lost: BTreeSet<RaftId>,
-    /// Live nodes without a live id.
+    /// Lost ones that a live node still runs: it can get a new id when they are out of the group.
+    pub stuck: BTreeSet<RaftId>,
+    /// Live nodes that run no id and have no live one.
     pub candidates: Vec<Candidate>,
 }
 
@@ -128,7 +139,9 @@ pub(super) fn next_move(group: &Group) -> Option<VoterMove> {
         .filter(|(_, ready)| *ready)
         .map(|(id, _)| *id)
         .collect();
-    let reachable = live.len() + group.learners.len() + group.candidates.len();
+    let stuck = lost.iter().filter(|id| group.stuck.contains(id));
+    let spare = group.candidates.len() + stuck.clone().count();
+    let reachable = live.len() + group.learners.len() + spare;
     if live.len() > odd_below(group.wanted) {
         let surplus = live.iter().rev().find(|id| **id != group.me)?;
         return Some(VoterMove::Change(ConfChange::One(ConfStep::Remove(
@@ -152,6 +165,11 @@ pub(super) fn next_move(group: &Group) -> Option<VoterMove> {
         ))));
     }
     if need > group.learners.len() {
+        if group.candidates.is_empty()
+            && let Some(id) = stuck.clone().find(|id| **id != group.me)
+        {
+            return Some(VoterMove::Change(ConfChange::One(ConfStep::Remove(*id))));
+        }
         let crowd = |zone: &str| {
             let taken = |id: &RaftId| !group.lost.contains(id) && members.contains(id);
             group
@@ -180,6 +198,7 @@ impl Master {
         if self.bootstrap_group() {
             return;
         }
+        self.watch_voters(out);
         let now = self.now;
         let conf = self.raft.conf();
         let is_joint = conf.is_joint();
@@ -215,11 +234,7 @@ impl Master {
             VoterMove::Change(change) => self.change_members(change),
             VoterMove::Retire(raft_id) => {
                 plan.step = Step::Assigning;
-                if let Some((node, addr)) = self.state.raft_nodes().get(&raft_id).copied() {
-                    let request = NodeRequest::RetireVoter { raft_id };
-                    let token = self.next_token();
-                    out.push(call(token, node, addr, request));
-                }
+                // Its node is told when this is applied and the id still in use there.
                 self.propose_task(Task::Voters, Command::VoterRetired { raft_id });
             }
         }
@@ -264,28 +279,39 @@ impl Master {
         let rows = self.state.stores();
         let now = self.now;
         let mut lost_nodes = BTreeSet::new();
+        let mut kept_nodes = BTreeSet::new();
         let mut live_nodes: BTreeMap<NodeId, Candidate> = BTreeMap::new();
         let mut zones: BTreeMap<NodeId, &str> = BTreeMap::new();
         let Some(leading) = self.leading.as_deref() else {
             return Group::default();
         };
         for row in rows.values() {
-            zones.insert(row.node, &row.zone);
             let down = leading.stores.down.get(&row.store);
-            if row.draining || down.is_some_and(|at| now.since(*at) >= self.config.voter_grace) {
-                lost_nodes.insert(row.node);
+            if down.is_none() || !zones.contains_key(&row.node) {
+                zones.insert(row.node, &row.zone);
             }
+            // A store that the node had before says nothing about the node.
+            let is_lost = down.is_some_and(|at| now.since(*at) >= self.config.voter_grace);
+            match row.draining || is_lost {
+                true => lost_nodes.insert(row.node),
+                false => kept_nodes.insert(row.node),
+            };
             let heard = leading.stores.heard.contains_key(&row.store);
             if heard && down.is_none() && !row.draining {
                 let (node, addr, zone) = (row.node, row.addr, row.zone.clone());
                 live_nodes.insert(node, Candidate { node, addr, zone });
             }
         }
-        let lost: BTreeSet<RaftId> = nodes
+        let mut lost: BTreeSet<RaftId> = nodes
             .iter()
-            .filter(|(_, (n, _))| lost_nodes.contains(n))
+            .filter(|(_, (n, _))| lost_nodes.contains(n) && !kept_nodes.contains(n))
             .map(|(id, _)| *id)
             .collect();
+        let (claims, absent) = (self.claims(leading), self.absent_members(leading));
+        let silent = self.silent_members(leading);
+        let runs = |id: &RaftId| claims.values().any(|c| c.voting == Voting::As(*id));
+        let stuck = silent.iter().copied().filter(runs).collect();
+        lost.extend(absent.iter().chain(&silent));
         let is_asked_lately = |node: &NodeId| {
             leading
                 .voters
@@ -293,10 +319,11 @@ impl Master {
                 .get(node)
                 .is_some_and(|at| now.since(*at) < STEP_TIMEOUT)
         };
-        for (node, _) in nodes.values() {
+        for (_, (node, _)) in nodes.iter().filter(|(id, _)| !absent.contains(id)) {
             live_nodes.remove(node);
         }
-        live_nodes.retain(|node, _| !is_asked_lately(node));
+        let is_free = |node: &NodeId| claims.get(node).is_some_and(Claim::is_free);
+        live_nodes.retain(|node, _| is_free(node) && !is_asked_lately(node));
         let commit = self.raft.commit_index().0;
         let caught_up = |id: RaftId| {
             self.raft.is_active(id)
@@ -325,6 +352,7 @@ impl Master {
                 .map(|(id, (node, _))| (*id, zone(node)))
                 .collect(),
             lost,
+            stuck,
             candidates: live_nodes.into_values().collect(),
         }
     }
@@ -404,7 +432,12 @@ impl Master {
     }
 }
 
-fn call(token: u64, node: NodeId, addr: SocketAddr, request: NodeRequest) -> MasterAction {
+pub(super) fn call(
+    token: u64,
+    node: NodeId,
+    addr: SocketAddr,
+    request: NodeRequest,
+) -> MasterAction {
     let to = CallTarget::Node(node, addr);
     MasterAction::Call(Call {
         token,

@@ -29,6 +29,7 @@ fn group(voters: &[u64], learners: &[(u64, bool)], candidates: &[u8]) -> Group {
             .collect(),
         zones: all.map(|id| (RaftId(id), format!("z{id}"))).collect(),
         lost: BTreeSet::new(),
+        stuck: BTreeSet::new(),
         candidates: candidates.iter().copied().map(candidate).collect(),
     }
 }
@@ -101,4 +102,16 @@ fn a_new_voter_comes_from_a_zone_without_one() {
     let mut g = group(&[1], &[], &[2, 3]);
     g.candidates[0].zone = "z1".into();
     assert!(assigns(&g, 3));
+}
+
+#[test]
+fn regression_a_silent_voter_on_a_live_node_is_removed_before_its_node_gets_a_new_id() {
+    let mut g = group(&[1, 12, 13], &[], &[]);
+    g.lost.insert(RaftId(13));
+    g.stuck.insert(RaftId(13));
+    let remove = ConfChange::One(ConfStep::Remove(RaftId(13)));
+    assert_eq!(next_move(&g), Some(VoterMove::Change(remove)));
+    // Another node can take its place at once.
+    g.candidates.push(candidate(4));
+    assert!(assigns(&g, 4));
 }

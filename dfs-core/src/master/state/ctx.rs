@@ -92,6 +92,8 @@ pub struct ApplyCtx<'a> {
     pub op: OpId,
     /// Placement groups as of now.
     pub map: &'a PgMap,
+    /// Stores that are down as far as this state knows.
+    pub is_down: &'a dyn Fn(&StoreId) -> bool,
     /// Left behind.
     pub effects: Effects,
 }

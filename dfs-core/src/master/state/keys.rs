@@ -34,6 +34,25 @@ pub const VOTER: u8 = b'x';
 /// Locked ranges of files, by inode, kind, session, owner and first byte.
 pub const LOCK: u8 = b'y';
 
+/// Repairs: the second byte says what (`REPAIR_..`).
+pub const REPAIR: u8 = b'z';
+/// Repairs under way, by cause.
+pub const REPAIR_JOB: u8 = b'j';
+/// Files of them with bytes in several groups, by cause and inode.
+pub const REPAIR_WIDE: u8 = b'w';
+/// Finished ones, by log index.
+pub const REPAIR_RECORD: u8 = b'r';
+/// The last run whose return was noted, by store.
+pub const REPAIR_REJOIN: u8 = b'b';
+/// Stores that were removed for good.
+pub const REPAIR_REMOVED: u8 = b'x';
+/// Begin and end of the last pause.
+pub const PAUSE: &[u8] = b"vpause";
+/// Until when repair is boosted.
+pub const BOOST: &[u8] = b"vboost";
+/// Leaps of log time.
+pub const LEAPS: &[u8] = b"vleaps";
+
 /// The applied index and what goes with it.
 pub const APPLIED: &[u8] = b"vapplied";
 /// The cluster's identity.
@@ -96,6 +115,13 @@ pub fn delete(at: Time, index: LogIndex, seq: u32) -> Vec<u8> {
     key.extend(at.0.to_be_bytes());
     key.extend(index.0.to_be_bytes());
     key.extend(seq.to_be_bytes());
+    key
+}
+
+/// Key of a row about repair.
+pub fn repair(what: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![REPAIR, what];
+    parts.iter().for_each(|part| key.extend_from_slice(part));
     key
 }
 

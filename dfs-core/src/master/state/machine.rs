@@ -9,19 +9,23 @@
 mod disown;
 mod locking;
 mod queries;
+mod repairing;
 
 use super::ctx::{Applied, ApplyCtx, ApplyError, Effects, StateError};
 use super::keys;
+use super::leaps::Leaps;
 use super::locks::Locks;
 use super::namespace;
 use super::notes::{self};
 use super::pgs::Pgs;
+use super::repairs::Repairs;
 use super::sessions::{Decision, ResultRow, Sessions};
-use super::stores::{StoreRow, Stores};
+use super::stores::Stores;
+use super::waiting::Waiting;
 use crate::master::command::{Command, LogEntry};
-use crate::store::{Kv, prefix_end};
+use crate::store::Kv;
 use crate::types::{ClusterId, LogIndex, OpId, QuorumSizes, Term, Time, crc32c};
-use crate::wire::{ErrorCode, Mutation, WireError};
+use crate::wire::{ErrorClass, ErrorCode, Mutation, WireError};
 use serde::{Deserialize, Serialize};
 
 /// Receipts kept.
@@ -63,7 +67,10 @@ pub struct MasterState<K> {
     pgs: Pgs,
     stores: Stores,
     locks: Locks,
+    repairs: Repairs,
     repair_paused: bool,
+    leaps: Leaps,
+    waiting: Waiting,
 }
 
 impl<K: Kv> MasterState<K> {
@@ -79,7 +86,10 @@ impl<K: Kv> MasterState<K> {
             pgs: Pgs::load(&kv)?,
             stores: Stores::load(&kv)?,
             locks: Locks::load(&kv)?,
+            repairs: Repairs::load(&kv)?,
             repair_paused: keys::get(&kv, "paused", keys::PAUSED)?.unwrap_or(false),
+            leaps: Leaps::load(&kv)?,
+            waiting: Waiting::default(),
             kv,
         })
     }
@@ -95,7 +105,10 @@ impl<K: Kv> MasterState<K> {
         self.pgs = Pgs::load(&self.kv)?;
         self.stores = Stores::load(&self.kv)?;
         self.locks = Locks::load(&self.kv)?;
+        self.repairs = Repairs::load(&self.kv)?;
         self.repair_paused = keys::get(&self.kv, "paused", keys::PAUSED)?.unwrap_or(false);
+        self.leaps = Leaps::load(&self.kv)?;
+        self.waiting = Waiting::default();
         Ok(())
     }
 
@@ -119,6 +132,7 @@ impl<K: Kv> MasterState<K> {
         applied.notes_added = !effects.notes.is_empty();
         notes::add(&mut self.kv, index, 0, &effects.notes);
         notes::queue_deletes(&mut self.kv, self.applied.at, index, &effects.garbage)?;
+        self.waiting.queued(&effects.garbage);
         applied.touched.append(&mut effects.touched);
         applied.watch.append(&mut effects.watch);
         Ok(applied)
@@ -178,29 +192,50 @@ impl<K: Kv> MasterState<K> {
             | Command::RaiseLease { .. }
             | Command::Reap { .. }
             | Command::SealAll { .. }
-            | Command::TrimHistory { .. } => self.dispatch_sessions(command, effects),
+            | Command::TrimHistory { .. }
+            | Command::FreeSpace { .. } => self.dispatch_sessions(command, effects),
             Command::ReleaseDeletes { before, max } => {
                 effects.notes = notes::release_deletes(&mut self.kv, *before, *max as usize)?;
+                self.waiting.released(&effects.notes);
                 Ok(Applied::default())
             }
             Command::TrimNotes { upto } => {
                 notes::trim(&mut self.kv, (*upto).min(self.applied.index), TRIM_MAX)?;
                 Ok(Applied::default())
             }
+            Command::ClockLeapt { gap } => {
+                self.leaps.add(&mut self.kv, self.applied.at, *gap);
+                Ok(Applied::default())
+            }
             Command::StoreSeen { .. }
             | Command::StoreSpace { .. }
             | Command::StoreDown { .. }
             | Command::StoreDrain { .. }
+            | Command::StoreRemoved { .. }
             | Command::VoterAssigned { .. }
-            | Command::VoterRetired { .. } => Ok(self.dispatch_stores(command)),
+            | Command::VoterRetired { .. } => self.dispatch_stores(command),
             Command::BeginEpoch { .. }
             | Command::Activate { .. }
             | Command::Filled { .. }
             | Command::Emptied { .. }
             | Command::Refill { .. }
             | Command::RepairControl { .. }
-            | Command::Receipt(_) => self.dispatch_repair(command),
+            | Command::Receipt(_)
+            | Command::BeginRepair { .. }
+            | Command::FilledCounted { .. }
+            | Command::RepairBoost { .. }
+            | Command::Rejoined { .. } => self.dispatch_repair(command),
         }
+    }
+
+    /// Leaps of log time.
+    pub fn leaps(&self) -> &Leaps {
+        &self.leaps
+    }
+
+    /// Which objects wait for deletion, and the tables.
+    pub(super) fn waiting(&mut self) -> (&mut Waiting, &K) {
+        (&mut self.waiting, &self.kv)
     }
 
     fn bootstrap(
@@ -253,7 +288,7 @@ impl<K: Kv> MasterState<K> {
             Decision::Refused(e) => (Err(e), Vec::new()),
             Decision::Open => {
                 let result = match body {
-                    Mutation::Abandon { op: target } => self.abandon(op, *target)?,
+                    Mutation::Abandon { op: target } => self.abandon(op, *target, effects)?,
                     Mutation::Lock(_) | Mutation::Unlock { .. } => {
                         self.change_locks(op.client, body, &mut unlocked)?
                     }
@@ -264,6 +299,11 @@ impl<K: Kv> MasterState<K> {
                     touched: effects.touched.clone(),
                 };
                 Sessions::decide(&mut self.kv, op, &row);
+                if let (Mutation::Commit(commit), Err(e)) = (body, &row.result)
+                    && e.code.class() == ErrorClass::Permanent
+                {
+                    self.note_aborted(commit.ino, op, effects);
+                }
                 (row.result, Vec::new())
             }
         };
@@ -282,12 +322,16 @@ impl<K: Kv> MasterState<K> {
         effects: &mut Effects,
         run: impl FnOnce(&mut ApplyCtx<'_>) -> Result<T, ApplyError>,
     ) -> Result<Result<T, WireError>, StateError> {
+        let rows = self.stores.all();
+        let is_down =
+            |store: &crate::types::StoreId| rows.get(store).is_none_or(|r| r.down_since.is_some());
         let mut ctx = ApplyCtx {
             kv: &mut self.kv,
             at: self.applied.at,
             index: self.applied.index,
             op,
             map: self.pgs.map(),
+            is_down: &is_down,
             effects: std::mem::take(effects),
         };
         match run(&mut ctx) {
@@ -363,6 +407,9 @@ impl<K: Kv> MasterState<K> {
             } => self.run(effects, |ctx| {
                 Ok(namespace::trim_history(ctx, *before, *keep_names, *max).map(|_| ())?)
             }),
+            Command::FreeSpace { names, versions } => self.run(effects, |ctx| {
+                Ok(namespace::free_space(ctx, *names, versions)?)
+            }),
             _ => Ok(Applied::default()),
         }
     }
@@ -375,95 +422,6 @@ impl<K: Kv> MasterState<K> {
         let done = self.with_namespace(OpId::default(), effects, run)?;
         Ok(Applied {
             refused: done.err(),
-            ..Applied::default()
-        })
-    }
-
-    fn dispatch_stores(&mut self, command: &Command) -> Applied {
-        let kv = &mut self.kv;
-        match command {
-            Command::StoreSeen {
-                store,
-                node,
-                incarnation,
-                addr,
-                zone,
-                device,
-            } => {
-                self.stores.moved(kv, *node, *addr);
-                let row = StoreRow {
-                    store: *store,
-                    node: *node,
-                    incarnation: *incarnation,
-                    addr: *addr,
-                    zone: zone.clone(),
-                    device: *device,
-                    total: 0,
-                    free: 0,
-                    used: 0,
-                    down_since: None,
-                    draining: false,
-                };
-                self.stores.seen(kv, row);
-            }
-            Command::StoreSpace { space } => {
-                for &(store, total, free, used) in space {
-                    self.stores.update(kv, store, |r| {
-                        (r.total, r.free, r.used) = (total, free, used)
-                    });
-                }
-            }
-            Command::StoreDown { store, since } => {
-                self.stores.update(kv, *store, |r| r.down_since = *since);
-            }
-            Command::StoreDrain { store, draining } => {
-                self.stores.update(kv, *store, |r| r.draining = *draining);
-            }
-            Command::VoterAssigned {
-                node,
-                raft_id,
-                addr,
-            } => {
-                let given = self.stores.assign(kv, *raft_id, *node, *addr);
-                let in_use = || WireError::new(ErrorCode::Exists, "this Raft id is in use");
-                return Applied {
-                    refused: (!given).then(in_use),
-                    ..Applied::default()
-                };
-            }
-            Command::VoterRetired { raft_id } => self.stores.retire(kv, *raft_id),
-            _ => {}
-        }
-        Applied::default()
-    }
-
-    fn dispatch_repair(&mut self, command: &Command) -> Result<Applied, StateError> {
-        let (kv, index, at) = (&mut self.kv, self.applied.index, self.applied.at);
-        let map_changed = match command {
-            Command::BeginEpoch { cause, changes } => {
-                self.pgs.begin(kv, index, at, *cause, changes)
-            }
-            Command::Activate { pgs } => self.pgs.activate(kv, index, pgs),
-            Command::Filled { done } => self.pgs.filled(kv, index, done),
-            Command::Refill { members } => self.pgs.refill(kv, index, members),
-            Command::RepairControl { paused } => {
-                keys::put(kv, keys::PAUSED.to_vec(), paused);
-                self.repair_paused = *paused;
-                false
-            }
-            Command::Receipt(receipt) => {
-                keys::put(kv, keys::receipt(index), receipt);
-                let all = kv.scan(&[keys::RECEIPT], &prefix_end(&[keys::RECEIPT]), usize::MAX)?;
-                for (key, _) in all.iter().take(all.len().saturating_sub(RECEIPTS_MAX)) {
-                    kv.delete(key);
-                }
-                false
-            }
-            // Prior members are let go when a group is CLEAN; that they emptied is only news.
-            _ => false,
-        };
-        Ok(Applied {
-            map_changed,
             ..Applied::default()
         })
     }

@@ -22,7 +22,7 @@ pub fn add(kv: &mut impl Kv, index: LogIndex, first: u32, notes: &[(PgId, Note)]
     }
 }
 
-/// Notes after `cursor` for the PGs that `wanted` says, at most about `max`, and the index up to
+/// Notes after `cursor` for the PGs that `wanted` says, and all of aborts, at most about `max`, and the index up to
 /// which nothing is missing (never in the middle of an entry).
 pub fn after(
     kv: &impl KvRead,
@@ -42,30 +42,39 @@ pub fn after(
         let (end, whole) = (keys::note_index(last), page.len() < 512);
         for (key, value) in &page {
             let (pg, note): (PgId, Note) = keys::decode("note", key, value)?;
-            if wanted(pg) {
+            // An aborted op may have left objects in any group.
+            if wanted(pg) || matches!(note, Note::Aborted { .. }) {
                 found.push((keys::note_index(key), pg, note));
             }
         }
         if whole {
             return Ok((found, applied));
         }
-        if found.len() >= max {
-            // The last entry may go on behind the page: leave it for the next time.
+        // The last entry may go on behind the page: leave it for the next time, unless all that was
+        // found is of it (then it is read to its end, however long).
+        if found.len() >= max && found.first().is_some_and(|(first, ..)| *first < end) {
             found.retain(|(index, _, _)| *index < end);
-            if !found.is_empty() {
-                return Ok((found, LogIndex(end.0 - 1)));
-            }
+            return Ok((found, LogIndex(end.0 - 1)));
         }
         from.clone_from(last);
         from.push(0);
     }
 }
 
-/// Drops notes with index <= `upto`, at most `max` of them; returns how far it came.
+/// Drops notes with index <= `upto`, at most `max` of them (but one entry always goes, so that it
+/// gets on); returns how far it came.
 pub fn trim(kv: &mut impl Kv, upto: LogIndex, max: usize) -> Result<LogIndex, StateError> {
-    let page = kv.scan(&[keys::NOTE], &keys::note(upto.next(), 0), max)?;
-    let done = match page.last() {
-        Some((last, _)) if page.len() == max => LogIndex(keys::note_index(last).0 - 1),
+    let mut page = kv.scan(&[keys::NOTE], &keys::note(upto.next(), 0), max)?;
+    let done = match (page.first(), page.last()) {
+        (Some((first, _)), Some((last, _))) if page.len() == max => {
+            let (first, last) = (keys::note_index(first), keys::note_index(last));
+            if first == last {
+                page = kv.scan(&[keys::NOTE], &keys::note(first.next(), 0), usize::MAX)?;
+                first
+            } else {
+                LogIndex(last.0 - 1)
+            }
+        }
         _ => upto,
     };
     for (key, _) in page.iter().filter(|(k, _)| keys::note_index(k) <= done) {
@@ -188,6 +197,74 @@ mod tests {
             .unwrap()
             .0;
         assert_eq!(left.iter().map(|n| n.0.0).collect::<Vec<_>>(), [9, 10]);
+    }
+
+    #[test]
+    fn regression_a_large_entry_is_told_whole() {
+        let mut kv = MemKv::default();
+        let large = |ino| (PgId(0), note(ino));
+        add(&mut kv, LogIndex(3), 0, &[large(1)]);
+        add(
+            &mut kv,
+            LogIndex(5),
+            0,
+            &(0..1500).map(large).collect::<Vec<_>>(),
+        );
+        add(
+            &mut kv,
+            LogIndex(6),
+            0,
+            &(0..900).map(large).collect::<Vec<_>>(),
+        );
+        add(
+            &mut kv,
+            LogIndex(9),
+            0,
+            &(0..700).map(large).collect::<Vec<_>>(),
+        );
+        let (mut cursor, mut seen) = (LogIndex(0), Vec::new());
+        while cursor < LogIndex(12) {
+            let (notes, upto) = after(&kv, cursor, LogIndex(12), &|_| true, 300).unwrap();
+            assert!(upto > cursor && notes.iter().all(|n| n.0 > cursor && n.0 <= upto));
+            seen.extend(notes.iter().map(|n| n.0.0));
+            cursor = upto;
+        }
+        let count = |index| seen.iter().filter(|i| **i == index).count();
+        assert_eq!([3, 5, 6, 9].map(count), [1, 1500, 900, 700]);
+    }
+
+    #[test]
+    fn regression_an_entry_larger_than_a_step_is_trimmed_all_the_same() {
+        let mut kv = MemKv::default();
+        let all: Vec<_> = (0..9).map(|ino| (PgId(0), note(ino))).collect();
+        add(&mut kv, LogIndex(4), 0, &all);
+        add(&mut kv, LogIndex(5), 0, &all[..2]);
+        assert_eq!(trim(&mut kv, LogIndex(5), 4).unwrap(), LogIndex(4));
+        assert_eq!(trimmed(&kv).unwrap(), LogIndex(4));
+        assert_eq!(trim(&mut kv, LogIndex(5), 4).unwrap(), LogIndex(5));
+        assert!(
+            after(&kv, LogIndex(0), LogIndex(5), &|_| true, 9)
+                .unwrap()
+                .0
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn regression_an_abort_is_told_to_every_store() {
+        let mut kv = MemKv::default();
+        let op = OpId::default();
+        let aborted = Note::Aborted { ino: Ino(1), op };
+        add(
+            &mut kv,
+            LogIndex(3),
+            0,
+            &[(PgId(0), note(1)), (PgId(0), aborted.clone())],
+        );
+        let told = after(&kv, LogIndex(0), LogIndex(3), &|_| false, 9)
+            .unwrap()
+            .0;
+        assert_eq!(told, [(LogIndex(3), PgId(0), aborted)]);
     }
 
     #[test]

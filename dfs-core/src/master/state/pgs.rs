@@ -136,6 +136,17 @@ impl Pgs {
             .map(|(i, s)| (PgId(i as u16), s))
     }
 
+    /// A group in which the store counts: as member, as former member that still serves, or as a
+    /// source.
+    pub fn counts_in(&self, store: StoreId) -> Option<PgId> {
+        let counts = |(_, s): &(PgId, &PgState)| {
+            s.info.members.contains(&store)
+                || s.info.prior.contains(&store)
+                || (s.info.phase == PgPhase::Fencing && s.serving.contains(&store))
+        };
+        self.iter().find(counts).map(|(pg, _)| pg)
+    }
+
     fn update(&mut self, kv: &mut impl Kv, index: LogIndex, pg: PgId, state: PgState) {
         let at = usize::from(pg.0);
         check(&state, self.map.quorum);
@@ -146,8 +157,8 @@ impl Pgs {
         keys::put(kv, b"vmap".to_vec(), &(self.map.version, self.map.quorum));
     }
 
-    /// BEGIN. A change whose `from` is not the current epoch, or whose members are not fit, is
-    /// skipped. True if any group changed.
+    /// BEGIN. A change whose `from` is not the current epoch, or whose members are not fit (none of
+    /// them complete, where there are several), is skipped. True if any group changed.
     pub fn begin(
         &mut self,
         kv: &mut impl Kv,
@@ -171,6 +182,10 @@ impl Pgs {
             let complete: Vec<_> = old.complete().collect();
             let first = old.serving.is_empty();
             let keeps = |s: &StoreId| first || complete.contains(s);
+            // It was planned while more of them counted as complete.
+            if self.map.quorum.n > 1 && !change.members.iter().any(keeps) {
+                continue;
+            }
             let filling: Vec<_> = change
                 .members
                 .iter()
@@ -415,6 +430,18 @@ mod tests {
             (state.serving.clone(), state.info.filling.clone()),
             (s(&[1, 2, 3]), s(&[3]))
         );
+    }
+
+    #[test]
+    fn regression_a_change_that_a_refill_overtook_leaves_no_group_without_a_complete_member() {
+        let (mut pgs, mut kv) = begun(&[1, 2, 3]);
+        let stale = [(P, Epoch(1), StoreId(1)), (P, Epoch(1), StoreId(2))];
+        assert!(pgs.refill(&mut kv, LogIndex(3), &stale));
+        let cause = ChangeCause::Failed(StoreId(3));
+        let planned = [change(1, &[1, 2, 4])];
+        assert!(!pgs.begin(&mut kv, LogIndex(4), Time(2), cause, &planned));
+        let planned = [change(1, &[1, 3, 4])];
+        assert!(pgs.begin(&mut kv, LogIndex(5), Time(2), cause, &planned));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::store::{Kv, KvRead, prefix_end};
 use crate::types::{Incarnation, NodeId, RaftId, StoreId, Time};
 use crate::wire::master::StatFsInfo;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// One store.
@@ -39,6 +39,7 @@ pub struct StoreRow {
 pub struct Stores {
     stores: BTreeMap<StoreId, StoreRow>,
     voters: BTreeMap<RaftId, (NodeId, SocketAddr)>,
+    removed: BTreeSet<StoreId>,
 }
 
 impl Stores {
@@ -58,6 +59,11 @@ impl Stores {
                 .unwrap_or([0; 8]);
             let row = keys::decode("voter", &key, &value)?;
             this.voters.insert(RaftId(u64::from_be_bytes(id)), row);
+        }
+        let prefix = keys::repair(keys::REPAIR_REMOVED, &[]);
+        for (key, value) in kv.scan(&prefix, &prefix_end(&prefix), usize::MAX)? {
+            let store = keys::decode("removed store", &key, &value)?;
+            this.removed.insert(store);
         }
         Ok(this)
     }
@@ -108,6 +114,20 @@ impl Stores {
         change(&mut row);
         self.put(kv, row);
         true
+    }
+
+    /// The store was removed for good.
+    pub fn is_removed(&self, store: StoreId) -> bool {
+        self.removed.contains(&store)
+    }
+
+    /// Takes a store out for good.
+    pub fn remove(&mut self, kv: &mut impl Kv, store: StoreId) {
+        kv.delete(&keys::store(store));
+        self.stores.remove(&store);
+        let key = keys::repair(keys::REPAIR_REMOVED, &[&store.0.to_be_bytes()]);
+        keys::put(kv, key, &store);
+        self.removed.insert(store);
     }
 
     /// Gives a node a Raft id. Ids are never reused: one that is in use is left alone.

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | 1 | a packet of the SWIM machine: header, updates |
 //! | 2 | urgent updates: 1 to 16 members, each as in a packet |
+//! | 3 | a look: a number of 8 bytes, the asker's id; answered at once |
+//! | 4 | the answer: the number |
 //!
-//! Everything is postcard. The destination is sent as (id, incarnation) only, since its receiver
+//! Kinds 1 and 2 are postcard. The destination is sent as (id, incarnation) only, since its receiver
 //! compares it and nothing else; a destination with id 0 means "whoever has this address", which is
 //! how a node joins that knows addresses but not ids.
 use super::super::identity::{NodeIdentity, Zone};
@@ -19,6 +21,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub(super) const KIND_SWIM: u8 = 1;
 /// Kind byte of urgent updates.
 pub(super) const KIND_URGENT: u8 = 2;
+/// Kind byte of a look.
+pub(super) const KIND_LOOK: u8 = 3;
+/// Kind byte of the answer to a look.
+pub(super) const KIND_SEEN: u8 = 4;
 /// Most urgent updates of one datagram.
 pub(super) const URGENT_MAX: usize = 16;
 /// The incarnation (of foca) that turns Down into a goodbye. Never reached otherwise: foca takes

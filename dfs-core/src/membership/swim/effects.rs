@@ -1,6 +1,6 @@
 //! What foca wants done during one call, and the timers it and the machine wait for.
 use super::codec::{KIND_SWIM, SwimId};
-use crate::types::{Incarnation, Time};
+use crate::types::{Incarnation, NodeId, Time};
 use foca::{Notification, Runtime, Timer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
@@ -38,6 +38,12 @@ pub(super) enum Alarm {
     Urgent,
     /// The known peers may be written again.
     Peers,
+    /// The next on the ring is to be looked at.
+    Ring,
+    /// A member that is looked at had time to answer.
+    Look(NodeId),
+    /// A member that did not answer had time to object; its foca incarnation.
+    LookedFor(Box<SwimId>, u16),
 }
 
 /// One armed timer.
@@ -78,7 +84,8 @@ impl Timers {
                     Timer::ProbeRandomMember(_)
                         | Timer::SendIndirectProbe { .. }
                         | Timer::ChangeSuspectToDown { .. }
-                )
+                ) | Alarm::Look(_)
+                    | Alarm::LookedFor(..)
             );
             if accuses && timer.deferrals < times {
                 timer.due = timer.due + by;

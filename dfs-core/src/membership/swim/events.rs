@@ -31,6 +31,11 @@ pub enum MemberEvent {
     },
     /// Say goodbye and stop.
     Leave,
+    /// A connection to this address broke or was refused: look at its member now.
+    Doubt {
+        /// The member's address for connections.
+        tcp: SocketAddr,
+    },
 }
 
 /// What the driver does, in order.
@@ -69,4 +74,6 @@ pub struct MembershipStats {
     pub stalls: u64,
     /// Times this node was declared dead and came back.
     pub renewals: u64,
+    /// Members looked at because a connection to them broke.
+    pub looks: u64,
 }

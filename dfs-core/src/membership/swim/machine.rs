@@ -5,7 +5,8 @@
 //! Steps:
 //! 1. *Join*: announce to given addresses and remembered peers, with backoff while alone; later
 //!    now and then to peers that are not listed as active, which heals partitions and restarts.
-//! 2. *Probe*: one member per period, directly, then through others (SWIM, section 3).
+//! 2. *Probe*: one member per period, directly, then through others (SWIM, section 3); besides, at
+//!    once, a member to which a connection broke, and among many members the next on a ring (`look`).
 //! 3. *Suspect*: no answer makes a suspicion, which is gossiped and told to the accused directly.
 //!    It objects by a higher number of foca's, told to everybody directly.
 //! 4. *Down*: nobody objected in time. The accuser tells everybody directly, gossip does the rest.
@@ -23,11 +24,15 @@
 //! clock steps. Not lies: datagrams come from holders of the cluster key.
 //!
 //! Source: Das, Gupta, Motivala, "SWIM" (DSN 2002); Dadgar, Phillips, Currey, "Lifeguard" (2017).
-use super::codec::{GOODBYE, KIND_SWIM, KIND_URGENT, SwimCodec, SwimId, decode_urgent};
+use super::codec::{
+    GOODBYE, KIND_LOOK, KIND_SEEN, KIND_SWIM, KIND_URGENT, SwimCodec, SwimId, decode_urgent,
+};
 use super::effects::{Alarm, Effects, SwimRng, Timers};
 use super::events::{MemberAction, MemberEvent, MembershipStats, TimerToken};
 use super::urgent::{Audience, Urgent};
 mod join;
+mod look;
+mod news;
 
 use crate::membership::config::{ConfigError, MembershipConfig};
 use crate::membership::identity::NodeIdentity;
@@ -70,6 +75,7 @@ pub struct Membership {
     connected: bool,
     own_number: u16,
     leaving: bool,
+    looks: look::Looks,
     stats: MembershipStats,
 }
 
@@ -126,6 +132,7 @@ impl Membership {
             connected: false,
             own_number: 0,
             leaving: false,
+            looks: look::Looks::default(),
             stats: MembershipStats::default(),
             me,
             cfg,
@@ -153,8 +160,12 @@ impl Membership {
     /// Handles one event; appends what the driver does, in order.
     pub fn handle(&mut self, now: Time, event: MemberEvent, out: &mut Vec<MemberAction>) {
         match event {
-            MemberEvent::Start => self.join_soon(now, out),
-            MemberEvent::Datagram { bytes, .. } => self.on_datagram(now, &bytes, out),
+            MemberEvent::Start => {
+                self.join_soon(now, out);
+                self.arm_ring(now, out);
+            }
+            MemberEvent::Datagram { from, bytes } => self.on_datagram(now, (from, &bytes), out),
+            MemberEvent::Doubt { tcp } => self.on_doubt(now, tcp, out),
             MemberEvent::Timer(token) => self.on_timer(now, token, out),
             MemberEvent::Join { addrs } => {
                 let room = CONTACTS_MAX.saturating_sub(self.contacts.len());
@@ -169,7 +180,12 @@ impl Membership {
         );
     }
 
-    fn on_datagram(&mut self, now: Time, payload: &[u8], out: &mut Vec<MemberAction>) {
+    fn on_datagram(
+        &mut self,
+        now: Time,
+        (from, payload): (SocketAddr, &[u8]),
+        out: &mut Vec<MemberAction>,
+    ) {
         if self.leaving {
             return;
         }
@@ -181,6 +197,8 @@ impl Membership {
                 Ok(updates) => self.on_urgent(now, updates, out),
                 Err(_) => self.stats.rejected += 1,
             },
+            Some((&KIND_LOOK, body)) => self.on_look(from, body, out),
+            Some((&KIND_SEEN, body)) => self.on_seen(body),
             _ => self.stats.rejected += 1,
         }
     }
@@ -239,6 +257,9 @@ impl Membership {
             }
             _ if self.leaving => {}
             Alarm::Swim(event) => self.on_swim_timer(now, event, out),
+            Alarm::Ring => self.on_ring(now, out),
+            Alarm::Look(node) => self.on_look_timer(now, node, out),
+            Alarm::LookedFor(id, number) => self.on_looked_for(now, *id, number, out),
             Alarm::Join => {
                 self.join_timer = None;
                 self.on_join(now, out);
@@ -382,59 +403,6 @@ impl Membership {
         }
         if spread {
             self.call(now, false, out, |swim, fx| swim.gossip(fx));
-        }
-    }
-
-    fn tell(
-        &mut self,
-        now: Time,
-        update: foca::Member<SwimId>,
-        audience: Audience,
-        out: &mut Vec<MemberAction>,
-    ) {
-        self.urgent.add(update, audience, self.cfg.eager_rounds);
-        if let Some(token) = self.urgent_timer.take() {
-            self.timers.armed.remove(&token);
-        }
-        self.urgent_round(now, out);
-    }
-
-    fn urgent_round(&mut self, now: Time, out: &mut Vec<MemberAction>) {
-        let mut everybody: Vec<SocketAddr> =
-            self.swim.iter_members().map(|m| m.id().0.gossip).collect();
-        everybody.sort_unstable();
-        let skip = everybody.len().saturating_sub(self.cfg.eager_targets_max);
-        if skip > 0 {
-            let at = self.pick(everybody.len());
-            everybody.rotate_left(at);
-            everybody.truncate(self.cfg.eager_targets_max);
-        }
-        for (to, bytes) in self.urgent.round(&everybody) {
-            out.push(MemberAction::Send { to, bytes });
-        }
-        if !self.urgent.is_empty() {
-            let token = self.arm(now, self.cfg.eager_interval, Alarm::Urgent, out);
-            self.urgent_timer = Some(token);
-        } else if self.leaving {
-            out.push(MemberAction::Departed);
-        }
-    }
-
-    fn on_leave(&mut self, now: Time, out: &mut Vec<MemberAction>) {
-        if self.leaving {
-            return;
-        }
-        self.leaving = true;
-        self.list.set_self(now, &self.me, MemberState::Left);
-        if self.peers_dirty {
-            self.save_peers(now, out);
-        }
-        self.urgent.clear();
-        let goodbye = foca::Member::new(SwimId(self.me.clone()), GOODBYE, State::Down);
-        if self.swim.num_members() == 0 {
-            out.push(MemberAction::Departed);
-        } else {
-            self.tell(now, goodbye, Audience::All, out);
         }
     }
 

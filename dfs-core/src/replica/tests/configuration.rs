@@ -25,6 +25,7 @@ fn row(ino: u64, seq: u64) -> PgRow {
         chunk: ChunkNo(0),
         objects: vec![(id(seq), sum(seq))],
         clean: Some((Revision(seq), op(seq))),
+        is_wide: false,
     }
 }
 
@@ -269,6 +270,7 @@ fn a_store_that_comes_back_is_filled_again_although_it_kept_its_data() {
     list(&mut rig, &listing, vec![kept], 31, true);
     rig.settle();
     assert_eq!(rig.stamp(INO, 3), known(5, &[]));
+    assert_eq!(rig.run_scrubs(), 1, "what it kept is verified");
     let fetch = rig.call().expect("only the new object is fetched");
     assert!(rig.call().is_none());
     rig.give(&fetch, 5);

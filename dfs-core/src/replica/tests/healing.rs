@@ -88,6 +88,7 @@ fn a_damaged_object_is_named_and_replaced() {
         ino: INO,
         mark: None,
         objects: vec![object],
+        about: None,
     };
     rig.request(body, bytes.clone().into());
     rig.settle();
@@ -104,13 +105,7 @@ fn a_damaged_object_is_named_and_replaced() {
     assert_eq!(rig.run_read(), Err(ErrorCode::Corrupt));
     rig.settle();
     let call = rig.call().expect("a fetch at once");
-    let sum = sums.object_sum(100_000);
-    let response = ReplicaResponse::Read {
-        offset: 0,
-        sum,
-        sums,
-        stamp: None,
-    };
+    let response = ReplicaResponse::Fetched { sums, about: None };
     rig.call_done(call.token, Ok((Response::Replica(response), bytes.into())));
     rig.settle();
     rig.request(read, Bytes::new());
@@ -142,7 +137,7 @@ fn the_rate_limit_is_kept() {
     for _ in 0..100 {
         rig.tick(Duration::from_millis(100));
         while let Some(call) = rig.call() {
-            let Request::Replica(ReplicaRequest::Read { object, .. }) = call.request else {
+            let Request::Replica(ReplicaRequest::Fetch { object }) = call.request else {
                 panic!("{call:?}");
             };
             rig.give(&call, object.op.seq);

@@ -1,9 +1,15 @@
 //! One replica over a simulated disk, driven by hand: the test is master, clients and peers.
+mod catching_up;
 mod configuration;
 mod healing;
+mod namespace;
 mod puts;
+mod reconcile;
+mod returning;
+mod scrubbing;
 
 use super::event::{ReadJob, ReplicaAction, ReplicaEvent};
+use super::scrub_job::{self, ScrubJob};
 use super::{Replica, ReplicaConfig, read};
 use crate::store::{
     MemBase, ObjectStore, PendingBatch, SimDisk, StoreMeta, StoreOptions, StoreWriter,
@@ -87,7 +93,10 @@ pub struct Rig {
     pub replies: Vec<Reply>,
     pub calls: Vec<Call>,
     pub reads: Vec<ReadJob>,
+    pub scrubs: Vec<ScrubJob>,
+    pub namespace: Vec<(u64, Result<(), String>)>,
     pub requests: u64,
+    pub rejoin_wipe: bool,
 }
 
 fn open(disk: &SimDisk, base: &MemBase) -> (ObjectStore, StoreWriter) {
@@ -96,9 +105,10 @@ fn open(disk: &SimDisk, base: &MemBase) -> (ObjectStore, StoreWriter) {
     ObjectStore::open(Arc::new(disk.clone()), base, &meta, StoreOptions::default()).unwrap()
 }
 
-fn start(store: &ObjectStore, now: Time) -> Replica {
+fn start(store: &ObjectStore, now: Time, rejoin_wipe: bool) -> Replica {
     let addr = "127.0.0.1:1000".parse().unwrap();
-    let config = ReplicaConfig::new(ME, NodeId(1), Incarnation(1), addr);
+    let mut config = ReplicaConfig::new(ME, NodeId(1), Incarnation(1), addr);
+    config.rejoin_wipe = rejoin_wipe;
     Replica::recover(config, now, store).unwrap()
 }
 
@@ -109,7 +119,8 @@ impl Rig {
         let now = Time(1_000_000_000);
         Self {
             now,
-            replica: start(&store, now),
+            replica: start(&store, now, false),
+            rejoin_wipe: false,
             disk,
             base,
             store,
@@ -118,6 +129,8 @@ impl Rig {
             replies: Vec::new(),
             calls: Vec::new(),
             reads: Vec::new(),
+            scrubs: Vec::new(),
+            namespace: Vec::new(),
             requests: 0,
         }
     }
@@ -139,6 +152,10 @@ impl Rig {
                 ReplicaAction::Persist { token, batch } => self.pending.push((token, batch)),
                 ReplicaAction::Call(call) => self.calls.push(call),
                 ReplicaAction::Read(job) => self.reads.push(job),
+                ReplicaAction::Scrub(job) => self.scrubs.push(job),
+                ReplicaAction::NamespaceDone { token, result } => {
+                    self.namespace.push((token, result));
+                }
             }
         }
     }
@@ -166,11 +183,12 @@ impl Rig {
     pub fn crash(&mut self) {
         self.disk.crash(&mut ChaCha8Rng::seed_from_u64(3));
         (self.store, self.writer) = open(&self.disk, &self.base);
-        self.replica = start(&self.store, self.now);
+        self.replica = start(&self.store, self.now, self.rejoin_wipe);
         self.pending.clear();
         self.replies.clear();
         self.calls.clear();
         self.reads.clear();
+        self.scrubs.clear();
     }
 
     pub fn request(&mut self, body: ReplicaRequest, payload: Bytes) -> ReplyTo {
@@ -224,6 +242,7 @@ impl Rig {
             ino: INO,
             mark,
             objects: vec![object],
+            about: None,
         };
         self.request(body, if has_bytes { bytes } else { Bytes::new() })
     }
@@ -272,6 +291,18 @@ impl Rig {
             .map_err(|e| e.code)
     }
 
+    /// Does what the scrub asked of the disk; returns how many objects that were.
+    pub fn run_scrubs(&mut self) -> usize {
+        let mut objects = 0;
+        for job in std::mem::take(&mut self.scrubs) {
+            objects += job.objects.len();
+            let now = self.now;
+            let done = scrub_job::plan(job, &self.store).run(|| now);
+            self.event(ReplicaEvent::Scrubbed(done));
+        }
+        objects
+    }
+
     /// The heartbeat under way; waits for one if there is none.
     pub fn heartbeat(&mut self) -> (u64, Heartbeat) {
         for _ in 0..100 {
@@ -301,6 +332,10 @@ impl Rig {
                 .collect(),
             repair_paused: false,
             repair_rate: 0,
+            space: Default::default(),
+            repair: Default::default(),
+            trimmed: LogIndex(0),
+            is_told_all: true,
         }
     }
 
@@ -367,14 +402,9 @@ impl Rig {
 
     /// A peer answers a read with the content of object `seq`.
     pub fn give(&mut self, call: &Call, seq: u64) {
-        let (bytes, sum) = (content(seq), sum(seq));
+        let bytes = content(seq);
         let sums = BlockSums::of(&bytes);
-        let response = ReplicaResponse::Read {
-            offset: 0,
-            sum,
-            sums,
-            stamp: None,
-        };
+        let response = ReplicaResponse::Fetched { sums, about: None };
         self.call_done(call.token, Ok((Response::Replica(response), bytes)));
     }
 }

@@ -1,5 +1,7 @@
 //! Puts, gets and aborts.
 use super::*;
+use crate::types::{ObjectAbout, PathHint, PutAbout};
+use crate::wire::replica::PrepareAbout;
 
 #[test]
 fn acks_when_the_batch_is_durable_and_not_before() {
@@ -84,6 +86,7 @@ fn damaged_bytes_are_refused_with_the_hop_named_and_nothing_is_stored() {
         ino: INO,
         mark: None,
         objects: vec![object],
+        about: None,
     };
     let to = rig.request(body, bytes.into());
     let Some(Err(error)) = rig.reply(to) else {
@@ -121,6 +124,7 @@ fn malformed_prepares_are_refused() {
             ino: INO,
             mark: None,
             objects,
+            about: None,
         };
         let to = rig.request(body, Bytes::from_static(b"12345"));
         assert_eq!(rig.refusal(to), ErrorCode::BadRequest);
@@ -164,6 +168,7 @@ fn the_same_object_with_other_bytes_is_refused() {
         ino: INO,
         mark: None,
         objects: vec![object],
+        about: None,
     };
     let to = rig.request(body, bytes);
     assert_eq!(rig.refusal(to), ErrorCode::BadRequest);
@@ -175,8 +180,282 @@ fn a_full_store_refuses_before_anything_is_stored() {
     let mut rig = Rig::serving();
     rig.disk.set_capacity(Some(0));
     let to = rig.prepare(1);
+    assert_eq!(
+        rig.refusal(to),
+        ErrorCode::Freeing,
+        "the master may free some"
+    );
+    rig.tick(Duration::from_millis(1100));
+    rig.answer(|ok| ok.space.freeing = true);
+    let to = rig.prepare(1);
+    assert_eq!(rig.refusal(to), ErrorCode::Freeing, "it is freeing some");
+    rig.tick(Duration::from_millis(600));
+    rig.answer(|_| {});
+    rig.answer(|_| {});
+    let to = rig.prepare(1);
     assert_eq!(rig.refusal(to), ErrorCode::NoSpace);
     assert!(rig.pending.is_empty());
+}
+
+/// A PREPARE of an object that has a file of its own.
+fn prepare_large(rig: &mut Rig, seq: u64) -> ReplyTo {
+    let bytes = Bytes::from(vec![seq as u8; 100_000]);
+    let object = PrepareObject {
+        id: id(seq),
+        chunk: ChunkNo(0),
+        pg: PG,
+        epoch: Epoch(1),
+        len: bytes.len() as u32,
+        sums: BlockSums::of(&bytes),
+        has_bytes: true,
+    };
+    let body = ReplicaRequest::Prepare {
+        op: op(seq),
+        ino: INO,
+        mark: None,
+        objects: vec![object],
+        about: None,
+    };
+    rig.request(body, bytes)
+}
+
+#[test]
+fn regression_a_device_that_others_fill_refuses_objects_and_fails_nothing() {
+    let mut rig = Rig::serving();
+    let (first, again) = (prepare_large(&mut rig, 1), prepare_large(&mut rig, 1));
+    let small = rig.prepare(2);
+    // After they were admitted.
+    rig.disk.set_full(true);
+    rig.settle();
+    for to in [first, again] {
+        assert_eq!(rig.refusal(to), ErrorCode::Freeing);
+    }
+    assert!(rig.is_acked(small), "what needs no new file goes on");
+    assert_eq!(rig.replica.failure(), None);
+    assert_eq!(
+        rig.store.objects(),
+        1,
+        "the object that found no room is not held"
+    );
+    rig.disk.set_full(false);
+    let to = prepare_large(&mut rig, 1);
+    rig.settle();
+    assert!(rig.is_acked(to));
+    rig.crash();
+    assert_eq!(rig.store.objects(), 2);
+}
+
+fn large(seq: u64) -> Bytes {
+    Bytes::from(vec![seq as u8; 100_000])
+}
+
+fn hold_large(seq: u64) -> Vec<Note> {
+    let bytes = large(seq);
+    let sum = BlockSums::of(&bytes).object_sum(bytes.len() as u32);
+    let committed = Note::Committed {
+        ino: INO,
+        revision: Revision(seq),
+        op: op(seq),
+    };
+    let hold = Note::Hold {
+        ino: INO,
+        chunk: ChunkNo(0),
+        objects: vec![(id(seq), sum)],
+    };
+    vec![committed, hold]
+}
+
+/// Is told that object `seq` is committed and must be held, and makes nothing durable.
+fn tell_hold_large(rig: &mut Rig, index: u64, seq: u64) {
+    rig.answer(|ok| {
+        let notes = hold_large(seq).into_iter();
+        ok.notes = notes.map(|note| (LogIndex(index), PG, note)).collect();
+        ok.notes_upto = LogIndex(index);
+    });
+}
+
+fn wait_for_fetch(rig: &mut Rig) -> Call {
+    for _ in 0..100 {
+        rig.tick(Duration::from_millis(100));
+        match rig.call() {
+            Some(call) if matches!(call.request, Request::Replica(_)) => return call,
+            _ => {}
+        }
+    }
+    panic!("nothing is fetched");
+}
+
+fn fetched_large(rig: &mut Rig, token: u64, seq: u64) {
+    let bytes = large(seq);
+    let sums = BlockSums::of(&bytes);
+    let fetched = ReplicaResponse::Fetched { sums, about: None };
+    rig.call_done(token, Ok((Response::Replica(fetched), bytes)));
+}
+
+fn holds_large(rig: &Rig, seq: u64) -> bool {
+    let read = rig.store.read_object(id(seq), 0, u32::MAX);
+    read.is_ok_and(|read| read.bytes == large(seq))
+}
+
+#[test]
+fn regression_an_object_that_is_committed_on_its_way_to_a_full_disk_is_missed_and_fetched() {
+    for is_killed in [false, true] {
+        let mut rig = Rig::serving();
+        let to = prepare_large(&mut rig, 1);
+        tell_hold_large(&mut rig, 11, 1);
+        rig.disk.set_full(true);
+        if is_killed {
+            // Before anything could be taken back.
+            let (_, batches): (Vec<_>, Vec<_>) = rig.pending.drain(..).unzip();
+            rig.writer.commit(&batches).unwrap();
+            rig.disk.set_full(false);
+            rig.crash();
+            rig.learn(map(12, info(1, &[1, 2, 3])));
+        } else {
+            rig.settle();
+            assert_eq!(rig.refusal(to), ErrorCode::Freeing);
+            rig.tick(Duration::from_secs(20));
+            rig.answer(|_| {});
+            assert_eq!(rig.answer(|_| {}).lacks.total, 1);
+            rig.disk.set_full(false);
+        }
+        assert!(!holds_large(&rig, 1));
+        let call = wait_for_fetch(&mut rig);
+        fetched_large(&mut rig, call.token, 1);
+        rig.settle();
+        rig.answer(|_| {});
+        assert_eq!(rig.answer(|_| {}).lacks.total, 0);
+        rig.crash();
+        assert!(holds_large(&rig, 1));
+        rig.answer(|_| {});
+        assert_eq!(rig.answer(|_| {}).lacks.total, 0, "not on disk either");
+    }
+}
+
+#[test]
+fn an_object_that_is_committed_on_its_way_to_the_disk_is_not_fetched() {
+    let mut rig = Rig::serving();
+    let to = prepare_large(&mut rig, 1);
+    tell_hold_large(&mut rig, 11, 1);
+    rig.settle();
+    assert!(rig.is_acked(to));
+    for is_killed in [false, true] {
+        if is_killed {
+            rig.crash();
+            rig.learn(map(12, info(1, &[1, 2, 3])));
+        }
+        rig.tick(Duration::from_secs(20));
+        rig.answer(|_| {});
+        assert_eq!(rig.answer(|_| {}).lacks.total, 0);
+        let is_fetch = |call: &Call| matches!(call.request, Request::Replica(_));
+        assert!(!rig.calls.iter().any(is_fetch));
+    }
+}
+
+#[test]
+fn regression_a_late_prepare_that_finds_no_room_leaves_the_object_missing() {
+    for is_killed in [false, true] {
+        let mut rig = Rig::serving();
+        tell_hold_large(&mut rig, 11, 1);
+        rig.settle();
+        prepare_large(&mut rig, 1);
+        rig.disk.set_full(true);
+        rig.settle();
+        rig.disk.set_full(false);
+        if is_killed {
+            rig.crash();
+            rig.learn(map(12, info(1, &[1, 2, 3])));
+        }
+        let call = wait_for_fetch(&mut rig);
+        fetched_large(&mut rig, call.token, 1);
+        rig.settle();
+        assert!(holds_large(&rig, 1));
+    }
+}
+
+#[test]
+fn regression_after_a_kill_no_ack_is_given_for_bytes_that_found_no_room() {
+    let mut rig = Rig::serving();
+    prepare_large(&mut rig, 1);
+    rig.disk.set_full(true);
+    // Killed before the machine hears of it.
+    let (_, batches): (Vec<_>, Vec<_>) = rig.pending.drain(..).unzip();
+    rig.writer.commit(&batches).unwrap();
+    assert!(rig.store.begin_flush(true).is_none(), "nor by the tables");
+    rig.disk.set_full(false);
+    rig.crash();
+    rig.learn(map(12, info(1, &[1, 2, 3])));
+    let to = prepare_large(&mut rig, 1);
+    assert!(!rig.pending.is_empty(), "it is written");
+    rig.settle();
+    assert!(rig.is_acked(to) && holds_large(&rig, 1));
+}
+
+#[test]
+fn regression_a_good_copy_outlives_its_replacement_that_finds_no_room() {
+    for is_killed in [false, true] {
+        let mut rig = Rig::serving();
+        prepare_large(&mut rig, 1);
+        rig.settle();
+        rig.event(ReplicaEvent::Damaged { object: id(1) });
+        rig.settle();
+        let call = wait_for_fetch(&mut rig);
+        fetched_large(&mut rig, call.token, 1);
+        rig.disk.set_full(true);
+        rig.settle();
+        assert!(holds_large(&rig, 1), "the old bytes");
+        assert_eq!(rig.store.objects(), 1);
+        rig.disk.set_full(false);
+        if is_killed {
+            rig.crash();
+            assert!(holds_large(&rig, 1), "the old bytes");
+            rig.learn(map(12, info(1, &[1, 2, 3])));
+        }
+        let call = wait_for_fetch(&mut rig);
+        fetched_large(&mut rig, call.token, 1);
+        rig.settle();
+        assert!(holds_large(&rig, 1));
+        assert_eq!(rig.disk.paths("objects/").len(), 1);
+    }
+}
+
+#[test]
+fn a_mark_whose_batch_found_no_room_is_durable_before_the_next_ack() {
+    let mut rig = Rig::serving();
+    let bytes = large(1);
+    let prepare = |rig: &mut Rig| {
+        let object = PrepareObject {
+            id: id(1),
+            chunk: ChunkNo(0),
+            pg: PG,
+            epoch: Epoch(1),
+            len: bytes.len() as u32,
+            sums: BlockSums::of(&bytes),
+            has_bytes: true,
+        };
+        let mark = MarkRequest {
+            pg: PG,
+            epoch: Epoch(1),
+        };
+        let body = ReplicaRequest::Prepare {
+            op: op(1),
+            ino: INO,
+            mark: Some(mark),
+            objects: vec![object],
+            about: None,
+        };
+        rig.request(body, bytes.clone())
+    };
+    prepare(&mut rig);
+    rig.disk.set_full(true);
+    rig.settle();
+    rig.disk.set_full(false);
+    let to = prepare(&mut rig);
+    rig.settle();
+    assert!(rig.is_acked(to));
+    rig.crash();
+    rig.learn(map(12, info(1, &[1, 2, 3])));
+    assert_eq!(rig.stamp(INO, 1), known(0, &[1]));
 }
 
 #[test]
@@ -332,4 +611,69 @@ fn after_a_failed_sync_nothing_is_acked_any_more() {
     let cursor = rig.answer(|ok| ok.notes_upto = LogIndex(40)).cursor;
     let next = rig.answer(|_| {});
     assert!(next.failed && next.cursor == cursor);
+}
+
+#[test]
+fn what_the_client_says_of_a_file_is_kept_with_its_objects_and_goes_along_with_a_copy() {
+    let mut rig = Rig::serving();
+    let bytes = content(1);
+    let object = PrepareObject {
+        id: id(1),
+        chunk: ChunkNo(0),
+        pg: PG,
+        epoch: Epoch(1),
+        len: bytes.len() as u32,
+        sums: BlockSums::of(&bytes),
+        has_bytes: true,
+    };
+    let put = PutAbout {
+        path: Some(PathHint(b"/dir/\xff".to_vec())),
+        base: Revision(4),
+        size: Some(77),
+        ..PutAbout::default()
+    };
+    let about = PrepareAbout {
+        put: put.clone(),
+        starts: vec![60],
+    };
+    let body = ReplicaRequest::Prepare {
+        op: op(1),
+        ino: INO,
+        mark: None,
+        objects: vec![object],
+        about: Some(Box::new(about)),
+    };
+    let to = rig.request(body, bytes);
+    rig.settle();
+    assert!(rig.is_acked(to));
+    let header = rig.store.object_header(id(1)).unwrap().unwrap();
+    let kept = Some(Box::new(ObjectAbout { start: 60, put }));
+    assert_eq!(header.about, kept);
+    // Another store asks for a copy.
+    rig.request(ReplicaRequest::Fetch { object: id(1) }, Bytes::new());
+    let job = rig.reads.pop().expect("a read was asked");
+    let (reply, _) = read::plan(job, &rig.store).run();
+    let Ok(Response::Replica(response)) = reply.body else {
+        panic!("{:?}", reply.body)
+    };
+    let sums = header.sums;
+    assert_eq!(response, ReplicaResponse::Fetched { sums, about: kept });
+}
+
+#[test]
+fn a_fetched_object_keeps_what_the_client_said_of_its_file() {
+    let mut rig = Rig::serving();
+    rig.hold(11, 1);
+    rig.tick(Duration::from_secs(3));
+    let call = rig.call().expect("a fetch");
+    let (bytes, about) = (content(1), Some(Box::new(ObjectAbout::default())));
+    let sums = BlockSums::of(&bytes);
+    let fetched = ReplicaResponse::Fetched {
+        sums,
+        about: about.clone(),
+    };
+    rig.call_done(call.token, Ok((Response::Replica(fetched), bytes)));
+    rig.settle();
+    let header = rig.store.object_header(id(1)).unwrap().unwrap();
+    assert_eq!(header.about, about);
 }

@@ -16,17 +16,18 @@ use super::calls::Calls;
 use super::leader_book::LeaderBook;
 use super::queue::{Sender, unbounded};
 use crate::config::Config;
-use dfs_core::master::leader::MasterEvent;
+use dfs_core::master::leader::{MasterEvent, NamespaceAt};
 use dfs_core::net::server::ServerHandle;
-use dfs_core::store::Disk;
-use dfs_core::types::{ClusterId, NodeId, RaftId};
+use dfs_core::replica::VotingNow;
+use dfs_core::store::{Disk, TableCounts};
+use dfs_core::types::{ClusterId, NodeId, RaftId, Term};
 use dfs_core::wire::rpc::{CallResult, ConnId, ReplyTo};
 use dfs_core::wire::{MasterRequest, NodeRequest};
 use owner::Owner;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What a master driver needs to know of its node.
 pub struct MasterSetup {
@@ -42,6 +43,12 @@ pub struct MasterSetup {
     pub bootstrap: bool,
     /// The data directory.
     pub disk: Arc<dyn Disk>,
+    /// What the checks of the node's table files count.
+    pub table_counts: Arc<TableCounts>,
+    /// Room that is kept for what the voter must write on a full device, in bytes.
+    pub ballast: u64,
+    /// Told what part this node has in the group.
+    pub voting: Arc<VotingNow>,
 }
 
 /// What reaches the owner thread.
@@ -53,7 +60,7 @@ pub(super) enum Input {
     CallDone(RaftId, u64, CallResult),
     Persisted(RaftId, Result<u64, String>),
     BecomeVoter(ReplyTo, ClusterId, RaftId),
-    RetireVoter(ReplyTo, RaftId),
+    RetireVoter(ReplyTo, RaftId, Term),
     Stop,
 }
 
@@ -112,7 +119,9 @@ impl MasterHandle {
             NodeRequest::BecomeVoter { cluster, raft_id } => {
                 self.send(Input::BecomeVoter(from, cluster, raft_id));
             }
-            NodeRequest::RetireVoter { raft_id } => self.send(Input::RetireVoter(from, raft_id)),
+            NodeRequest::RetireVoter { raft_id, term } => {
+                self.send(Input::RetireVoter(from, raft_id, term));
+            }
             NodeRequest::SnapshotPage {
                 index,
                 after,
@@ -126,6 +135,21 @@ impl MasterHandle {
                 };
                 self.send(Input::Event(event));
             }
+            NodeRequest::NamespacePage {
+                index,
+                age_max_ms,
+                after,
+                bytes_max,
+            } => {
+                let age_max = Duration::from_millis(u64::from(age_max_ms));
+                let event = MasterEvent::NamespacePage {
+                    from,
+                    at: NamespaceAt { index, age_max },
+                    after,
+                    bytes_max,
+                };
+                self.send(Input::Event(event));
+            }
             _ => tracing::warn!("a node request reached the master that is not for it"),
         }
     }
@@ -134,7 +158,6 @@ impl MasterHandle {
 /// A running master driver.
 pub struct MasterDriver {
     handle: MasterHandle,
-    raft_id: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -142,8 +165,8 @@ impl MasterDriver {
     /// Starts the driver; if this node votes, its machine is recovered first.
     ///
     /// # Errors
-    /// A log or table that cannot be read for a reason other than damage (a damaged voter counts
-    /// as wiped, and says so).
+    /// A voter of another cluster or of a newer program, or a setting out of range. One that does not
+    /// open for another reason is none of the store: the daemon runs without it, and says so.
     pub fn start(
         setup: MasterSetup,
         server: ServerHandle,
@@ -151,22 +174,13 @@ impl MasterDriver {
         book: LeaderBook,
     ) -> anyhow::Result<Self> {
         let (inbox, inputs) = unbounded();
-        let raft_id = Arc::new(AtomicU64::new(0));
-        let mut owner = Owner::new(
-            setup,
-            server,
-            calls,
-            book,
-            inbox.clone(),
-            Arc::clone(&raft_id),
-        );
+        let mut owner = Owner::new(setup, server, calls, book, inbox.clone());
         owner.recover()?;
         let thread = std::thread::Builder::new()
             .name("master".into())
             .spawn(move || owner.run(&inputs))?;
         Ok(Self {
             handle: MasterHandle { inbox },
-            raft_id,
             thread: Some(thread),
         })
     }
@@ -175,12 +189,6 @@ impl MasterDriver {
     #[must_use]
     pub fn handle(&self) -> MasterHandle {
         self.handle.clone()
-    }
-
-    /// The Raft id, 0 while this node does not vote.
-    #[must_use]
-    pub fn raft_id(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.raft_id)
     }
 
     /// Hands the lead over if it has it, and stops.

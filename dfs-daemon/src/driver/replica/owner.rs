@@ -5,25 +5,21 @@
 use super::threads::Background;
 use super::{CallDone, Caller, Input, ReplySink};
 use crate::driver::queue::{NotReceived, Receiver, Sender};
+use crate::driver::table_scrub::TableScrub;
 use dfs_core::net::clock::boottime;
 use dfs_core::replica::event::{ReadJob, ReplicaAction};
 use dfs_core::replica::read::{self, Planned};
-use dfs_core::replica::{Replica, ReplicaEvent};
+use dfs_core::replica::{Replica, ReplicaEvent, scrub_job};
 use dfs_core::store::{DirLock, FAN_OUT, ObjectStore, PendingBatch};
-use dfs_core::types::{ObjectId, Time};
+use dfs_core::types::Time;
 use dfs_core::wire::rpc::Reply;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Inputs handled before replies are sent.
 const TURN: usize = 256;
-/// Objects scrubbed at a time.
-const SCRUB_OBJECTS: usize = 8;
-/// Least time between two scrub steps.
-const SCRUB_PAUSE: Duration = Duration::from_millis(200);
-/// Between the end of a scrub of everything and the next.
-const SCRUB_ROUND: Duration = Duration::from_secs(24 * 3600);
 /// Between two directories swept for files that a crash left over.
 const SWEEP_PAUSE: Duration = Duration::from_millis(500);
 /// How long a stop waits for the disk.
@@ -34,15 +30,10 @@ pub(super) struct Outlets {
     pub storage: Sender<(u64, PendingBatch)>,
     pub readers: Sender<Planned>,
     pub background: Sender<Background>,
+    /// Ends with the owner.
+    pub _scrub: TableScrub,
     pub replies: Arc<dyn ReplySink>,
     pub caller: Arc<dyn Caller>,
-}
-
-struct Scrub {
-    bytes_per_second: u64,
-    after: Option<ObjectId>,
-    next: Time,
-    is_busy: bool,
 }
 
 pub(super) struct Owner {
@@ -53,10 +44,12 @@ pub(super) struct Owner {
     outlets: Outlets,
     replies: Vec<Reply>,
     actions: Vec<ReplicaAction>,
-    scrub: Scrub,
     /// Directories swept so far.
     swept: u64,
     sweep_next: Time,
+    /// Who waits for work on namespace snapshots.
+    namespace: BTreeMap<u64, tokio::sync::oneshot::Sender<Result<(), String>>>,
+    namespace_last: u64,
 }
 
 impl Owner {
@@ -64,7 +57,6 @@ impl Owner {
         (replica, store, lock): (Replica, ObjectStore, DirLock),
         inbox: Sender<Input>,
         outlets: Outlets,
-        scrub_bytes_per_second: u64,
     ) -> Self {
         let now = boottime();
         Self {
@@ -75,14 +67,10 @@ impl Owner {
             outlets,
             replies: Vec::new(),
             actions: Vec::new(),
-            scrub: Scrub {
-                bytes_per_second: scrub_bytes_per_second,
-                after: None,
-                next: now + SCRUB_PAUSE * 50,
-                is_busy: false,
-            },
             swept: 0,
             sweep_next: now + SWEEP_PAUSE,
+            namespace: BTreeMap::new(),
+            namespace_last: 0,
         }
     }
 
@@ -131,14 +119,11 @@ impl Owner {
                     tracing::error!(%error, "writing the tables failed");
                 }
             }
-            Input::Scrubbed { bytes, damaged } => {
-                self.scrub.is_busy = false;
-                let rate = self.scrub.bytes_per_second.max(1);
-                let pause = Duration::from_millis(bytes.saturating_mul(1000) / rate);
-                self.scrub.next = boottime() + pause.max(SCRUB_PAUSE);
-                for object in damaged {
-                    self.event(ReplicaEvent::Damaged { object });
-                }
+            Input::Namespace(work, done) => {
+                self.namespace_last += 1;
+                let token = self.namespace_last;
+                self.namespace.insert(token, done);
+                self.event(ReplicaEvent::Namespace { token, work });
             }
             // Handled in the loop; one that came in the last place of a turn is sent again.
             Input::Stop => {
@@ -171,6 +156,17 @@ impl Owner {
                 self.outlets.caller.call(call, done);
             }
             ReplicaAction::Read(job) => self.read(job),
+            ReplicaAction::Scrub(job) => {
+                let planned = scrub_job::plan(job, &self.store);
+                let sent = self.outlets.background.send(Background::Scrub(planned));
+                sent.expect("the background thread ends after this one");
+            }
+            ReplicaAction::NamespaceDone { token, result } => {
+                if let Some(done) = self.namespace.remove(&token) {
+                    // Whoever asked may have gone.
+                    let _ = done.send(result);
+                }
+            }
         }
     }
 
@@ -213,9 +209,6 @@ impl Owner {
     /// When the machine or the housekeeping wants a turn.
     fn next_wake(&self, now: Time) -> Time {
         let mut wake = self.replica.next_wake(now);
-        if self.scrub.bytes_per_second > 0 && !self.scrub.is_busy {
-            wake = wake.min(self.scrub.next);
-        }
         if self.swept < FAN_OUT {
             // Due, but the store is not quiet: the commit that ends brings a turn.
             wake = wake.min(self.sweep_next.max(now + SWEEP_PAUSE / 10));
@@ -225,9 +218,6 @@ impl Owner {
 
     fn housekeeping(&mut self) {
         let now = boottime();
-        if self.scrub.bytes_per_second > 0 && !self.scrub.is_busy && now >= self.scrub.next {
-            self.scrub_step(now);
-        }
         // Only while nothing is under way: a file whose deletion is not durable must stay.
         let is_quiet = self.store.applied() == self.store.committed();
         if self.swept < FAN_OUT && is_quiet && now >= self.sweep_next {
@@ -239,27 +229,6 @@ impl Owner {
             }
             self.swept += 1;
         }
-    }
-
-    fn scrub_step(&mut self, now: Time) {
-        let listed = match self.store.list_objects(self.scrub.after, SCRUB_OBJECTS) {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::warn!(%error, "cannot list objects to scrub");
-                self.scrub.next = now + SCRUB_ROUND;
-                return;
-            }
-        };
-        self.scrub.after = listed.last().map(|l| l.id);
-        if listed.is_empty() {
-            self.scrub.next = now + SCRUB_ROUND;
-            return;
-        }
-        let plan = |id| (id, self.store.plan_read(id, 0, u32::MAX));
-        let plans = listed.into_iter().map(|l| plan(l.id)).collect();
-        self.scrub.is_busy = true;
-        let sent = self.outlets.background.send(Background::Scrub(plans));
-        sent.expect("the background thread ends after this one");
     }
 
     /// Waits for what is under way, then writes the tables out, so that the next start is quick.

@@ -3,8 +3,8 @@ use super::*;
 use dfs_core::replica::ReplicaConfig;
 use dfs_core::store::StoreOptions;
 use dfs_core::types::{
-    BlockSums, ChunkNo, ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId,
-    PgInfo, PgMap, PgPhase, QuorumSizes, StoreId,
+    BlockSums, ChunkNo, ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, ObjectId,
+    OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, StoreId,
 };
 use dfs_core::wire::master::{HeartbeatOk, MasterResponse};
 use dfs_core::wire::replica::{MarkRequest, PrepareObject, StampRequest};
@@ -48,6 +48,10 @@ impl Caller for Alone {
             stores: Vec::new(),
             repair_paused: false,
             repair_rate: 0,
+            space: Default::default(),
+            repair: Default::default(),
+            trimmed: LogIndex(0),
+            is_told_all: true,
         };
         let ok = Response::Master(MasterResponse::Heartbeat(Box::new(ok)));
         done.finish(Ok((ok, Bytes::new())));
@@ -186,6 +190,7 @@ fn prepare(seq: u64, bytes: &[u8]) -> ReplicaRequest {
         ino: Ino(7),
         mark,
         objects: vec![object],
+        about: None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The threads around the owner: commits, object reads, table flushes and scrubbing.
 use super::{Input, ReplySink};
 use crate::driver::queue::{NotReceived, Receiver, Sender, unbounded};
+use dfs_core::net::clock::realtime;
+use dfs_core::replica::ReplicaEvent;
 use dfs_core::replica::read::Planned;
-use dfs_core::store::{FlushJob, PendingBatch, ReadPlan, StoreError, StoreWriter};
-use dfs_core::types::ObjectId;
+use dfs_core::replica::scrub_job::PlannedScrub;
+use dfs_core::store::{FlushJob, PendingBatch, StoreWriter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -108,7 +110,7 @@ impl Readers {
         self.counter.fetch_add(1, Ordering::Relaxed);
         self.replies.reply_all(vec![reply]);
         for object in damaged {
-            let event = dfs_core::replica::ReplicaEvent::Damaged { object };
+            let event = ReplicaEvent::Damaged { object };
             let _ = self.inbox.send(Input::Event(event));
         }
     }
@@ -117,7 +119,7 @@ impl Readers {
 /// Work that may take its time.
 pub(super) enum Background {
     Flush(FlushJob),
-    Scrub(Vec<(ObjectId, Result<ReadPlan, StoreError>)>),
+    Scrub(PlannedScrub),
 }
 
 pub(super) fn background(
@@ -129,26 +131,11 @@ pub(super) fn background(
         while let Ok(job) = jobs.recv() {
             let done = match job {
                 Background::Flush(job) => Input::Flushed(job.run()),
-                Background::Scrub(plans) => scrub(plans),
+                Background::Scrub(job) => Input::Event(ReplicaEvent::Scrubbed(job.run(realtime))),
             };
             let _ = inbox.send(done);
         }
     };
     threads.push(spawn("replica-background", run)?);
     Ok(sender)
-}
-
-fn scrub(plans: Vec<(ObjectId, Result<ReadPlan, StoreError>)>) -> Input {
-    let (mut bytes, mut damaged) = (0, Vec::new());
-    for (id, plan) in plans {
-        match plan.and_then(ReadPlan::run) {
-            Ok(read) => bytes += read.bytes.len() as u64,
-            Err(StoreError::NotFound { .. }) => {}
-            Err(error) => {
-                tracing::warn!(%error, "scrub");
-                damaged.push(id);
-            }
-        }
-    }
-    Input::Scrubbed { bytes, damaged }
 }

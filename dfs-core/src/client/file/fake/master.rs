@@ -263,6 +263,7 @@ impl Master {
                 ino,
                 mark,
                 objects,
+                ..
             } => {
                 if store.full && !objects.is_empty() {
                     return Err(ErrorCode::NoSpace.into());
@@ -318,9 +319,13 @@ impl Master {
                 marks.retain(|op| !ops.contains(op));
                 Ok((ReplicaResponse::Dropped, Bytes::new()))
             }
-            ReplicaRequest::Check { .. } | ReplicaRequest::Usage => {
-                Err(ErrorCode::NotSupported.into())
-            }
+            ReplicaRequest::Check { .. }
+            | ReplicaRequest::Fetch { .. }
+            | ReplicaRequest::Scrub { .. }
+            | ReplicaRequest::Usage
+            | ReplicaRequest::Look { .. }
+            | ReplicaRequest::Held { .. }
+            | ReplicaRequest::Stamps { .. } => Err(ErrorCode::NotSupported.into()),
         }
     }
 }

@@ -78,7 +78,7 @@ impl GetMachine {
     fn ask_stamps(&mut self, now: Time, out: &mut Vec<GetAction>) {
         let r = usize::from(self.map.quorum.r);
         let Some((request, members)) = self.home().map(|(q, info)| {
-            let (full, filling) = self.split_members(now, info, self.spec.ino.0);
+            let (full, filling) = self.split_members(now, info, self.spec.ino.0, 0);
             (q, full.into_iter().chain(filling).collect::<Vec<_>>())
         }) else {
             self.refresh_map(out);

@@ -3,7 +3,7 @@ use super::{Message, PutMachine};
 use crate::client::put::types::{PutAction, PutChange};
 use crate::client::put::unit::{Content, Member};
 use crate::types::{ObjectId, StoreId, Time};
-use crate::wire::replica::{MarkRequest, PrepareObject};
+use crate::wire::replica::{MarkRequest, PrepareAbout, PrepareObject};
 use crate::wire::{Change, Commit, PutExtent, ReplicaRequest};
 use std::collections::BTreeSet;
 
@@ -60,6 +60,7 @@ impl PutMachine {
         let token = self.next_token;
         self.next_token += 1;
         let (mut mark, mut objects, mut bytes_of) = (None, Vec::new(), Vec::new());
+        let mut starts = Vec::new();
         let mut units = Vec::new();
         for at in batch {
             let unit = &mut self.units[at];
@@ -78,6 +79,7 @@ impl PutMachine {
                 if has_bytes {
                     bytes_of.push(index);
                 }
+                starts.push(object.start);
                 objects.push(PrepareObject {
                     id: ObjectId {
                         op: self.spec.op,
@@ -95,11 +97,14 @@ impl PutMachine {
         self.contacted.insert(to);
         self.messages.insert(token, Message { to, units });
         let (op, ino) = (self.spec.op, self.spec.ino);
+        let put = self.spec.about.clone();
+        let about = (!bytes_of.is_empty()).then(|| Box::new(PrepareAbout { put, starts }));
         let request = ReplicaRequest::Prepare {
             op,
             ino,
             mark,
             objects,
+            about,
         };
         out.push(PutAction::Prepare {
             token,

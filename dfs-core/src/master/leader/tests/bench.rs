@@ -4,9 +4,9 @@ use super::store::{Store, addr, store_conn};
 use crate::consensus::{LogConfig, LogId, RaftConfig, RaftLog, SnapshotMeta};
 use crate::store::{LazyKv, MemBase, SimDisk};
 use crate::types::{
-    ClusterId, LogIndex, NodeId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Time,
+    ClusterId, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Time,
 };
-use crate::wire::master::{MasterRequest, MasterResponse};
+use crate::wire::master::{MasterRequest, MasterResponse, Voting};
 use crate::wire::node::NodeResponse;
 use crate::wire::rpc::{CallTarget, ConnId, ReplyTo};
 use crate::wire::{NodeRequest, Push, Request, Response, WireError};
@@ -45,8 +45,15 @@ pub struct Bench {
     calls: BTreeMap<u64, (RaftId, u64)>,
     next_id: u64,
     frozen: bool,
+    /// Hears and says nothing as a voter.
+    cut: Option<RaftId>,
+    /// Of nodes that became voters.
+    pub loses_answers: bool,
+    /// Ids that nodes were told to let go of.
+    pub retired: Vec<RaftId>,
     n: u8,
     small_log: bool,
+    skew_ms: i64,
 }
 
 impl Bench {
@@ -72,8 +79,12 @@ impl Bench {
             calls: BTreeMap::new(),
             next_id: 0,
             frozen: false,
+            cut: None,
+            loses_answers: false,
+            retired: Vec::new(),
             n: stores.min(3) as u8,
             small_log,
+            skew_ms: 0,
         };
         this.become_voter(RaftId(1), 1, &SnapshotMeta::bootstrap([RaftId(1)]));
         (1..=stores).for_each(|i| this.add_store(StoreId(u128::from(i))));
@@ -90,6 +101,10 @@ impl Bench {
             refilled: false,
             due: 0,
             back: false,
+            incarnation: 1,
+            lacks: Vec::new(),
+            wants_renewal: false,
+            voting: Voting::Unknown,
         });
     }
 
@@ -159,12 +174,38 @@ impl Bench {
         self.events.retain(|(to, _)| *to != id);
     }
 
+    /// The voter is gone, and its node lives on without.
+    pub fn set_aside(&mut self, id: RaftId) {
+        self.stop(id);
+        self.idle
+            .extend(self.nodes.remove(&id).map(|node| node.number));
+    }
+
+    /// The leader puts this into the log.
+    pub fn propose(&mut self, command: crate::master::command::Command) {
+        let leader = self.leader_id();
+        let node = self.nodes.get_mut(&leader).unwrap();
+        let task = super::super::leading::Task::Voters;
+        node.master.as_mut().unwrap().propose_task(task, command);
+    }
+
+    /// The voter hears and says nothing from now on, or no longer; its node's store does.
+    pub fn cut(&mut self, id: RaftId, is_cut: bool) {
+        self.cut = is_cut.then_some(id);
+    }
+
     pub fn now(&self) -> Time {
         Time(self.time * 1_000_000)
     }
 
     fn wall(&self) -> Time {
-        Time(self.time * 1_000_000 + 1_700_000_000_000_000_000)
+        let now = 1_700_000_000_000_i64 + self.time as i64 + self.skew_ms;
+        Time(now as u64 * 1_000_000)
+    }
+
+    /// From now on the wall clocks are so much ahead (or behind).
+    pub fn skew_wall(&mut self, ms: i64) {
+        self.skew_ms = ms;
     }
 
     pub fn master(&self, id: RaftId) -> &Master {
@@ -263,6 +304,7 @@ impl Bench {
             }
             MasterAction::Reply(reply) => self.on_reply(reply.to, reply.body),
             MasterAction::Push { conn, push } => self.on_push(conn, push),
+            MasterAction::SendRaft { to, .. } if [Some(me), Some(to)].contains(&self.cut) => {}
             MasterAction::SendRaft { to, message, .. } => {
                 let addr = addr(self.nodes[&me].number);
                 self.events.push_back((
@@ -292,7 +334,7 @@ impl Bench {
                 };
                 self.on_call(me, call.token, to, request);
             }
-            MasterAction::Leader(_) | MasterAction::Retired => {}
+            MasterAction::Leader(_) => {}
             MasterAction::Fatal(why) => panic!("{me:?}: {why}"),
         }
     }
@@ -309,7 +351,9 @@ impl Bench {
                 if self.idle.contains(&number) {
                     self.idle.retain(|i| *i != number);
                     self.become_voter(raft_id, number, &SnapshotMeta::blank());
-                    done(self);
+                    if !self.loses_answers {
+                        done(self);
+                    }
                 }
             }
             NodeRequest::SnapshotPage {
@@ -336,6 +380,13 @@ impl Bench {
                     bytes_max,
                 };
                 self.events.push_back((peer.unwrap(), event));
+            }
+            NodeRequest::RetireVoter { raft_id, .. } => {
+                if self.nodes.get(&raft_id).is_some_and(|n| n.number == number) {
+                    self.set_aside(raft_id);
+                }
+                self.retired.push(raft_id);
+                done(self);
             }
             _ => done(self),
         }
@@ -382,6 +433,12 @@ impl Bench {
                 continue;
             }
             store.due = now + 500;
+            let mut voters = self.nodes.iter().filter(|(_, n)| n.number == number);
+            store.voting = match voters.next_back() {
+                Some((id, _)) => Voting::As(*id),
+                None if self.idle.contains(&number) => Voting::No,
+                None => Voting::Unknown,
+            };
             self.next_id += 1;
             let from = ReplyTo {
                 conn: store_conn(store.id),
@@ -460,6 +517,10 @@ impl Bench {
         self.store(id).muted = true;
     }
 
+    pub fn unmute(&mut self, id: StoreId) {
+        self.store(id).muted = false;
+    }
+
     /// Stores adopt no epochs any more.
     pub fn freeze_epochs(&mut self, frozen: bool) {
         self.frozen = frozen;
@@ -467,7 +528,34 @@ impl Bench {
 
     /// The store says that it was told nothing so far, until it is filled again.
     pub fn set_cursor_back(&mut self, id: StoreId) {
-        self.store(id).back = true;
+        let store = self.store(id);
+        store.back = true;
+        store.incarnation += 1;
+    }
+
+    /// A heartbeat of before the store was told anything arrives.
+    pub fn late_heartbeat(&mut self, id: StoreId) {
+        let (leader, now) = (self.leader_id(), self.now());
+        self.next_id += 1;
+        let from = ReplyTo {
+            conn: store_conn(id),
+            id: self.next_id,
+        };
+        let mut late = self.store(id).heartbeat(id.0 as u64, now);
+        late.cursor = LogIndex(0);
+        let body = MasterRequest::Heartbeat(late);
+        self.events
+            .push_back((leader, MasterEvent::Request { from, body }));
+    }
+
+    /// From now on the store wants all its groups filled anew.
+    pub fn want_renewal(&mut self, id: StoreId) {
+        self.store(id).wants_renewal = true;
+    }
+
+    /// From now on the store says that it lacks these.
+    pub fn set_lacks(&mut self, id: StoreId, lacks: Vec<(PgId, u32)>) {
+        self.store(id).lacks = lacks;
     }
 
     pub fn was_refilled(&self, id: StoreId) -> bool {

@@ -1,6 +1,7 @@
 //! A store that says what a store would say, and holds nothing.
-use crate::types::{Epoch, Incarnation, LogIndex, NodeId, PgId, PgMap, StoreId, Time};
-use crate::wire::master::Heartbeat;
+use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, PgId, PgMap, StoreId, Time};
+use crate::wire::master::{Heartbeat, StoreLacks, StoreLoad, Voting};
+use crate::wire::repair::{FillCount, StoreRepair};
 use crate::wire::rpc::ConnId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +11,8 @@ pub fn addr(number: u64) -> SocketAddr {
 }
 
 pub fn store_conn(id: StoreId) -> ConnId {
-    ConnId(id.0 as u64)
+    // Two stores of one node, one after the other, have the same lower half.
+    ConnId(id.0 as u64 | ((id.0 >> 64) as u64) << 32)
 }
 
 pub struct Store {
@@ -22,21 +24,40 @@ pub struct Store {
     pub refilled: bool,
     pub due: u64,
     pub back: bool,
+    pub incarnation: u64,
+    pub lacks: Vec<(PgId, u32)>,
+    /// It wants all its groups filled anew.
+    pub wants_renewal: bool,
+    /// What the node says of its vote.
+    pub voting: Voting,
 }
 
 impl Store {
     pub fn heartbeat(&self, number: u64, sent_at: Time) -> Heartbeat {
         let groups = self.map.iter().flat_map(|map| map.pgs.iter().zip(0u16..));
-        let filled = groups
+        let filled: Vec<_> = groups
             .filter(|(pg, i)| {
                 pg.filling.contains(&self.id) && self.adopted.get(&PgId(*i)) == Some(&pg.epoch)
             })
             .map(|(pg, i)| (PgId(i), pg.epoch))
             .collect();
+        let count = |&(pg, epoch): &(PgId, Epoch)| FillCount {
+            pg,
+            epoch,
+            objects: 3,
+            bytes: 300,
+            files: 1,
+            wide: vec![Ino(99)],
+        };
+        let repair = StoreRepair {
+            counts: filled.iter().map(count).collect(),
+            renew: self.renew(),
+            ..StoreRepair::default()
+        };
         Heartbeat {
             store: self.id,
             node: NodeId(u128::from(number)),
-            incarnation: Incarnation(1),
+            incarnation: Incarnation(self.incarnation),
             addr: addr(number),
             zone: String::new(),
             sent_at,
@@ -57,7 +78,24 @@ impl Store {
             repaired_bytes: 0,
             repaired_files: 0,
             failed: false,
+            load: Box::new(StoreLoad {
+                voting: self.voting,
+                ..StoreLoad::default()
+            }),
+            repair: Box::new(repair),
+            lacks: Box::new(StoreLacks {
+                groups: self.lacks.clone(),
+                total: self.lacks.iter().map(|(_, n)| u64::from(*n)).sum(),
+            }),
         }
+    }
+
+    fn renew(&self) -> Vec<(PgId, Epoch)> {
+        let groups = self.map.iter().flat_map(|map| (0u16..).zip(&map.pgs));
+        let whole = groups.filter(|(_, pg)| {
+            pg.members.contains(&self.id) && !pg.filling.contains(&self.id) && self.wants_renewal
+        });
+        whole.map(|(i, pg)| (PgId(i), pg.epoch)).collect()
     }
 
     pub fn take(&mut self, ok: crate::wire::master::HeartbeatOk, frozen: bool) {

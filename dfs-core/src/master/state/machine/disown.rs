@@ -14,6 +14,7 @@ impl<K: Kv> MasterState<K> {
         &mut self,
         op: OpId,
         target: OpId,
+        effects: &mut Effects,
     ) -> Result<Result<MutationOk, WireError>, StateError> {
         if op.client != target.client {
             let detail = "an op can be disowned only by its own session";
@@ -22,7 +23,9 @@ impl<K: Kv> MasterState<K> {
         if let Some(row) = Sessions::result(&self.kv, target)? {
             return Ok(row.result);
         }
-        self.sessions.abort(&mut self.kv, target)?;
+        if self.sessions.abort(&mut self.kv, target)? {
+            self.note_aborted(Ino(0), target, effects);
+        }
         Ok(Ok(MutationOk::Done))
     }
 
@@ -45,10 +48,16 @@ impl<K: Kv> MasterState<K> {
             if live {
                 self.sessions.abort(&mut self.kv, op)?;
             }
-            let count = self.pgs.map().pgs.len();
-            let home = pg_of(ino, ChunkNo::HOME, u16::try_from(count).unwrap_or(1));
-            effects.notes.push((home, Note::Aborted { ino, op }));
+            self.note_aborted(ino, op, effects);
         }
         Ok(())
+    }
+
+    /// Tells all stores that the op is never applied. The inode is 0 where it is not known: then
+    /// marks stay until a store reports them.
+    pub(super) fn note_aborted(&self, ino: Ino, op: OpId, effects: &mut Effects) {
+        let count = self.pgs.map().pgs.len();
+        let home = pg_of(ino, ChunkNo::HOME, u16::try_from(count).unwrap_or(1));
+        effects.notes.push((home, Note::Aborted { ino, op }));
     }
 }

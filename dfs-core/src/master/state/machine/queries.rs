@@ -6,6 +6,7 @@ use crate::master::state::locks::Locks;
 use crate::master::state::namespace;
 use crate::master::state::notes::{self, StoreNote};
 use crate::master::state::pgs::PgState;
+use crate::master::state::repairs::Repairs;
 use crate::master::state::sessions::{SessionRow, Sessions};
 use crate::master::state::stores::StoreRow;
 use crate::store::{Kv, prefix_end};
@@ -13,6 +14,7 @@ use crate::types::{
     ChunkNo, ClientId, Ino, LogIndex, NodeId, OpId, PgId, PgMap, RaftId, StoreId, Time,
 };
 use crate::wire::master::{PgRow, QueryAnswer, RepairReceipt, StatFsInfo};
+use crate::wire::repair::{RejoinReport, RepairRecord};
 use crate::wire::{Query, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -124,7 +126,50 @@ impl<K: Kv> MasterState<K> {
         notes::deletes_due(&self.kv, before)
     }
 
-    /// Receipts, oldest first.
+    /// Repairs under way, pauses and boosts.
+    pub fn repairs(&self) -> &Repairs {
+        &self.repairs
+    }
+
+    /// The store was removed for good.
+    pub fn is_removed(&self, store: StoreId) -> bool {
+        self.stores.is_removed(store)
+    }
+
+    /// A group in which the store still counts.
+    pub fn counts_in(&self, store: StoreId) -> Option<PgId> {
+        self.pgs.counts_in(store)
+    }
+
+    /// The return that this report tells of is noted.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn rejoin_noted(&self, store: StoreId, report: &RejoinReport) -> Result<bool, StateError> {
+        Repairs::rejoin_noted(&self.kv, store, report)
+    }
+
+    /// Records of finished repairs, oldest first.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn repair_records(&self) -> Result<Vec<RepairRecord>, StateError> {
+        let of_old = |r: RepairReceipt| RepairRecord {
+            cause: r.cause,
+            began: r.began,
+            took_ms: r.took_ms,
+            objects: r.files,
+            bytes: r.bytes,
+            pgs: r.pgs,
+            lowest_copies: r.lowest_copies,
+            ..RepairRecord::default()
+        };
+        let mut all: Vec<_> = self.receipts()?.into_iter().map(of_old).collect();
+        all.extend(Repairs::records(&self.kv)?);
+        Ok(all)
+    }
+
+    /// Receipts that older programs wrote, oldest first.
     ///
     /// # Errors
     /// A damaged table.
@@ -200,6 +245,26 @@ impl<K: Kv> MasterState<K> {
     /// A damaged table.
     pub fn orphans(&self, after: Ino, limit: usize) -> Result<Vec<Ino>, StateError> {
         namespace::orphans(&self.kv, after, limit)
+    }
+
+    /// Bytes of the names deleted first, in that order.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn deleted_bytes(&self, limit: usize) -> Result<Vec<u64>, StateError> {
+        namespace::deleted_bytes(&self.kv, limit)
+    }
+
+    /// Old versions in the next `rows` rows after `after`.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn old_versions(
+        &self,
+        after: Option<&[u8]>,
+        rows: usize,
+    ) -> Result<namespace::AgedPage, StateError> {
+        namespace::old_versions(&self.kv, after, rows)
     }
 
     /// True iff deleted history is older than `before` or more than `keep_names` names.

@@ -1,9 +1,10 @@
 //! Entries applied once, alike and in order.
 use super::*;
 use crate::store::MemKv;
-use crate::types::{ClientId, FileKind, Ino, Name};
+use crate::types::{ClientId, Epoch, FileKind, Ino, LeaseSeq, Name};
 use crate::wire::MutationOk;
-use crate::wire::mutation::NewNode;
+use crate::wire::master::Note;
+use crate::wire::mutation::{Change, Commit, NewNode, WriteToken};
 
 const C: ClientId = ClientId(9);
 
@@ -82,7 +83,32 @@ fn an_abandoned_op_is_never_applied() {
     let op = OpId { client: C, seq: 6 };
     let applied = f.apply(Command::Mutate { op, low: 1, body });
     assert_eq!(applied.result.unwrap().1, Ok(MutationOk::Done));
+    assert!(applied.notes_added, "stores are told");
     assert_eq!(f.create(5, "late").unwrap_err().code, ErrorCode::OpAborted);
+}
+
+#[test]
+fn regression_the_objects_of_a_refused_put_are_told_to_all_stores() {
+    let mut f = Fixture::new();
+    let commit = Commit {
+        ino: Ino(4711),
+        lease: LeaseSeq(0),
+        token: WriteToken::default(),
+        home_epoch: Epoch(1),
+        mark_acks: Vec::new(),
+        change: Change::Write { puts: Vec::new() },
+        mtime: None,
+        kill_suid: false,
+        base: None,
+    };
+    let (op, ino) = (OpId { client: C, seq: 5 }, commit.ino);
+    let body = Mutation::Commit(commit);
+    let applied = f.apply(Command::Mutate { op, low: 1, body });
+    assert!(applied.result.unwrap().1.is_err());
+    let nobody = |_| false;
+    let told = f.state.notes_after(LogIndex(0), &nobody, 9).unwrap().0;
+    let notes: Vec<_> = told.into_iter().map(|(_, _, note)| note).collect();
+    assert_eq!(notes, [Note::Aborted { ino, op }]);
 }
 
 #[test]

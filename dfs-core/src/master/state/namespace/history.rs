@@ -139,6 +139,23 @@ pub(super) fn carry(
     tx.put_history(from.0, from.1, &source)
 }
 
+/// Drops one pin of a name, if it is there.
+pub(super) fn drop_pin(
+    tx: &mut Tx<'_>,
+    (dir, name): (Ino, &Name),
+    (ino, version): (Ino, VersionNo),
+) -> Result<(), StateError> {
+    let mut rec = record(&tx.kv, dir, name)?;
+    let is_it = |pin: &Pin| pin.ino == ino && pin.version == version;
+    let dropped: Vec<Pin> = rec.pins.iter().copied().filter(is_it).collect();
+    rec.pins.retain(|pin| !is_it(pin));
+    tx.put_history(dir, name, &rec)?;
+    for pin in dropped {
+        unpin(tx, pin)?;
+    }
+    Ok(())
+}
+
 /// Drops all pins of a name at once.
 pub(super) fn forget(tx: &mut Tx<'_>, dir: Ino, name: &Name) -> Result<(), StateError> {
     let Some(mut rec) = read::history(&tx.kv, dir, name)? else {

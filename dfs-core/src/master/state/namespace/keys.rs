@@ -22,6 +22,11 @@
 //! Numbers are big-endian, so that a scan is in order; a name is the rest of its key.
 use crate::types::{ChunkNo, ClientId, Ino, Name, ObjectId, OpId, PgId, Time, VersionNo};
 
+/// Tables that say what there is and where its bytes are; the others follow from these, or matter
+/// only while masters run. In key order.
+pub const NAMESPACE_TABLES: [&[u8]; 7] =
+    [META, XATTRS, INODES, DENTRIES, ROWS, HISTORIES, VERSIONS];
+
 /// A key being built.
 struct Key(Vec<u8>);
 

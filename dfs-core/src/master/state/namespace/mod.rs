@@ -4,15 +4,16 @@
 //! * [`create`], [`remove`], [`rename`], [`attr`] the operations on names and attributes;
 //! * [`commit`] over [`content`] and [`rows`]: a put, what it makes of the content, exact references;
 //! * [`versions`] which commits make one version; [`history`] what a name remembers;
-//! * [`mod@query`] reads; [`placement`] which PG holds what; [`mod@check`] the audit that tests run.
+//! * [`mod@query`] reads; [`placement`] which PG holds what; [`mod@audit`] the audit.
 //!
 //! Every change runs in a [`tx`] on an overlay: a refusal leaves the tables untouched.
 mod attr;
-mod check;
+mod audit;
 mod commit;
 mod content;
 mod create;
 mod dentry;
+pub mod export;
 mod extents;
 mod history;
 mod history_query;
@@ -25,19 +26,22 @@ mod records;
 mod remove;
 mod rename;
 mod rows;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tx;
 mod versions;
 mod walk;
 
-pub use check::check;
-pub use placement::{InodePath, inos_of_pgs, pg_rows};
+pub use audit::{Audit, check};
+pub use keys::NAMESPACE_TABLES;
+pub use placement::{GroupSpace, InodePath, group_space, inos_of_pgs, pg_rows};
 pub use query::query;
+pub use space::{Aged, AgedPage};
 
 use crate::master::state::{ApplyCtx, ApplyError, StateError};
 use crate::store::{Kv, KvRead, prefix_end};
-use crate::types::{ClientId, FileKind, Ino, LogIndex, OpId, PgMap, QuorumSizes, Time};
+use crate::types::{ClientId, FileKind, Ino, LogIndex, ObjectId, OpId, PgMap, QuorumSizes, Time};
 use crate::wire::{ErrorCode, Mutation, MutationOk, WireError};
 
 /// Versions that a name keeps, the newest included.
@@ -56,6 +60,14 @@ pub const XATTR_VALUE_MAX: usize = 64 * 1024;
 pub const XATTR_TOTAL_MAX: u64 = 1 << 20;
 /// Cookies below stand for the start, `.` and `..`.
 const FIRST_COOKIE: u64 = 3;
+
+/// Some kept version refers to the object.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn is_referenced(kv: &dyn KvRead, object: ObjectId) -> Result<bool, StateError> {
+    Ok(kv.get(&keys::object(object))?.is_some())
+}
 
 /// Totals of what has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +96,7 @@ pub fn format(kv: &mut dyn Kv, at: Time) -> Result<(), StateError> {
         index: LogIndex(0),
         op: OpId::default(),
         map: &map,
+        is_down: &|_| false,
         effects: crate::master::state::Effects::default(),
     };
     broken_only(tx::run(&mut ctx, |tx| Ok(create::root(tx)?)))
@@ -227,6 +240,38 @@ pub fn trim_history(
 ) -> Result<u64, StateError> {
     let trimmed = tx::run(ctx, |tx| Ok(remove::trim(tx, before, keep_names, max)?));
     broken_only(trimmed)
+}
+
+/// Drops the `names` names that were deleted first, then old versions that are still old.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn free_space(
+    ctx: &mut ApplyCtx<'_>,
+    names: u32,
+    versions: &[crate::master::command::OldVersion],
+) -> Result<(), StateError> {
+    broken_only(tx::run(ctx, |tx| Ok(space::free(tx, names, versions)?)))
+}
+
+/// Bytes of the names deleted first, in that order, at most `limit` of them.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn deleted_bytes(kv: &dyn KvRead, limit: usize) -> Result<Vec<u64>, StateError> {
+    space::deleted_bytes(kv, limit)
+}
+
+/// Old versions in the next `rows` rows after `after`.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn old_versions(
+    kv: &dyn KvRead,
+    after: Option<&[u8]>,
+    rows: usize,
+) -> Result<AgedPage, StateError> {
+    space::old_versions(kv, after, rows)
 }
 
 /// Raises an inode's write-lease sequence, so that commits under the old one are refused.

@@ -4,7 +4,7 @@ use super::read;
 use super::walk;
 use crate::master::state::StateError;
 use crate::store::{KvRead, prefix_end};
-use crate::types::{ChunkNo, Extent, Ino, PgId, PgMap, pg_of};
+use crate::types::{ChunkNo, Extent, Ino, ObjectId, ObjectSum, PgId, PgMap, pg_of};
 use crate::wire::master::PgRow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +44,79 @@ pub fn pg_rows(
     Ok((rows, is_end))
 }
 
+/// Bytes of a group's objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupSpace {
+    /// Of objects that the newest content of a named file refers to.
+    pub live: u64,
+    /// Of objects that only older or deleted versions refer to.
+    pub version: u64,
+    /// Where to go on; `None` at the end.
+    pub next: Option<(Ino, ChunkNo)>,
+}
+
+/// Bytes of the objects of the next `limit` rows of a PG. An object that is cut over two chunks
+/// counts in each.
+///
+/// # Errors
+/// [`StateError`] when the tables are broken.
+pub fn group_space(
+    kv: &dyn KvRead,
+    pg: PgId,
+    after: Option<(Ino, ChunkNo)>,
+    limit: usize,
+) -> Result<GroupSpace, StateError> {
+    let prefix = keys::pg_index_of(pg);
+    let from = match after {
+        Some((ino, chunk)) => read::after(&keys::pg_index(pg, ino, chunk)),
+        None => prefix.clone(),
+    };
+    let pairs = kv.scan(&from, &prefix_end(&prefix), limit)?;
+    let mut space = GroupSpace::default();
+    for (key, _) in &pairs {
+        let at = prefix.len();
+        let (ino, chunk) = (keys::u64_at(key, at), keys::u32_at(key, at + 8));
+        let (Some(ino), Some(chunk)) = (ino.map(Ino), chunk.map(ChunkNo)) else {
+            return Err(read::broken("PG index", key));
+        };
+        let inode = read::known_inode(kv, ino)?;
+        let newest = match inode.nlink {
+            0 => None,
+            _ => read::row_at(kv, ino, chunk, inode.version)?,
+        };
+        let newest: BTreeSet<_> = newest
+            .into_iter()
+            .flat_map(|(_, extents)| extents)
+            .map(|e| e.object)
+            .collect();
+        for (id, sum) in &objects_of(kv, pg, ino, chunk)? {
+            match newest.contains(id) {
+                true => space.live += u64::from(sum.len),
+                false => space.version += u64::from(sum.len),
+            }
+        }
+        space.next = Some((ino, chunk));
+    }
+    space.next = space.next.filter(|_| pairs.len() == limit);
+    Ok(space)
+}
+
+/// Objects of a chunk in this PG that any kept version refers to.
+fn objects_of(
+    kv: &dyn KvRead,
+    pg: PgId,
+    ino: Ino,
+    chunk: ChunkNo,
+) -> Result<BTreeMap<ObjectId, ObjectSum>, StateError> {
+    let mut objects = BTreeMap::new();
+    for (key, value) in read::all(kv, &keys::rows_of_chunk(ino, chunk))? {
+        let extents: Vec<Extent> = read::decode("row", &key, &value)?;
+        let here = extents.into_iter().filter(|e| e.pg == pg);
+        objects.extend(here.map(|e| (e.object, e.sum)));
+    }
+    Ok(objects)
+}
+
 fn pg_row(
     kv: &dyn KvRead,
     map: &PgMap,
@@ -51,12 +124,7 @@ fn pg_row(
     ino: Ino,
     chunk: ChunkNo,
 ) -> Result<PgRow, StateError> {
-    let mut objects = BTreeMap::new();
-    for (key, value) in read::all(kv, &keys::rows_of_chunk(ino, chunk))? {
-        let extents: Vec<Extent> = read::decode("row", &key, &value)?;
-        let here = extents.into_iter().filter(|e| e.pg == pg);
-        objects.extend(here.map(|e| (e.object, e.sum)));
-    }
+    let objects = objects_of(kv, pg, ino, chunk)?;
     let pgs = u16::try_from(map.pgs.len()).unwrap_or(u16::MAX);
     let is_home = chunk == ChunkNo::HOME && pg_of(ino, chunk, pgs) == pg;
     let inode = read::known_inode(kv, ino)?;
@@ -66,7 +134,15 @@ fn pg_row(
         chunk,
         objects: objects.into_iter().collect(),
         clean: (is_home && is_committed).then_some((inode.revision, inode.op)),
+        is_wide: chunk != ChunkNo::HOME || has_more(kv, ino, chunk)?,
     })
+}
+
+/// True if the inode has rows of chunks after this one.
+fn has_more(kv: &dyn KvRead, ino: Ino, chunk: ChunkNo) -> Result<bool, StateError> {
+    let from = prefix_end(&keys::rows_of_chunk(ino, chunk));
+    let more = kv.scan(&from, &prefix_end(&keys::rows_of(ino)), 1)?;
+    Ok(!more.is_empty())
 }
 
 /// Inodes above `after` that have a row in any of `pgs`, ascending, at most `limit`, each with one path

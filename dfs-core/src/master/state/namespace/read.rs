@@ -45,10 +45,19 @@ pub(super) fn for_each(
     prefix: &[u8],
     mut f: impl FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
 ) -> Result<(), StateError> {
-    let end = prefix_end(prefix);
-    let mut from = prefix.to_vec();
+    for_each_in(kv, prefix, &prefix_end(prefix), &mut f)
+}
+
+/// Calls `f` for every pair with `from <= key < to`, ascending, until it answers false.
+pub(super) fn for_each_in(
+    kv: &dyn KvRead,
+    from: &[u8],
+    to: &[u8],
+    mut f: impl FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
+) -> Result<(), StateError> {
+    let mut from = from.to_vec();
     loop {
-        let page = kv.scan(&from, &end, PAGE)?;
+        let page = kv.scan(&from, to, PAGE)?;
         for (key, value) in &page {
             if !f(key, value)? {
                 return Ok(());

@@ -10,11 +10,16 @@ use super::read;
 use super::records::{Inode, Meta, NameHistory, VersionRec};
 use crate::master::state::{ApplyCtx, ApplyError, Effects, StateError, WatchEvent};
 use crate::store::{Kv, KvOp, KvRead, OverlayKv};
-use crate::types::{ChunkNo, FileKind, Ino, Name, ObjectId, OpId, PgId, PgMap, Time, Timestamp};
+use crate::types::{
+    ChunkNo, FileKind, Ino, Name, ObjectId, OpId, PgId, PgMap, StoreId, Time, Timestamp,
+};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Inode numbers tried at most for one whose group can be written.
+const TRIED_MAX: u64 = 64;
 
 /// See the module.
 pub(super) struct Tx<'a> {
@@ -22,6 +27,7 @@ pub(super) struct Tx<'a> {
     pub at: Time,
     pub op: OpId,
     pub map: &'a PgMap,
+    is_down: &'a dyn Fn(&StoreId) -> bool,
     pub effects: Effects,
     touched: BTreeMap<Ino, Touched>,
     /// Objects whose last reference went during this change; some may have come back since.
@@ -41,6 +47,7 @@ pub(super) fn run<T>(
             at: ctx.at,
             op: ctx.op,
             map: ctx.map,
+            is_down: ctx.is_down,
             effects: Effects::default(),
             touched: BTreeMap::new(),
             released: BTreeSet::new(),
@@ -80,10 +87,23 @@ impl Tx<'_> {
         self.kv.put(key, bytes);
     }
 
-    /// A number that no inode had before.
+    /// A number that no inode had before, preferably one whose first chunk can be written now: where
+    /// stores are lost for good, a new file would else be no use by chance.
     pub(super) fn next_ino(&mut self) -> Ino {
-        self.meta.next_ino = self.meta.next_ino.max(Ino::ROOT.0) + 1;
-        Ino(self.meta.next_ino - 1)
+        let first = self.meta.next_ino.max(Ino::ROOT.0);
+        let mut numbers = (first..first.saturating_add(TRIED_MAX)).map(Ino);
+        let ino = numbers.find(|ino| self.is_writable(*ino));
+        let ino = ino.unwrap_or(Ino(first));
+        self.meta.next_ino = ino.0 + 1;
+        ino
+    }
+
+    fn is_writable(&self, ino: Ino) -> bool {
+        let info = self.map.of_chunk(ino, ChunkNo::HOME).1;
+        info.is_none_or(|info| {
+            let up = info.members.iter().filter(|store| !(self.is_down)(store));
+            info.members.is_empty() || up.count() >= usize::from(self.map.quorum.w)
+        })
     }
 
     /// Names in the index of deleted history.

@@ -8,4 +8,5 @@ mod names;
 mod queries;
 mod random;
 mod seven;
+mod space;
 mod world;

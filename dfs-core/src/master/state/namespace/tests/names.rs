@@ -50,6 +50,32 @@ fn inode_numbers_are_never_reused() {
     assert!(w.file(ROOT, "f") > first);
 }
 
+/// With three of five nodes gone for good, one of ten new files could not be written.
+#[test]
+fn regression_a_new_file_is_given_to_a_group_that_can_be_written() {
+    use crate::types::{ChunkNo, Ino, StoreId};
+    let mut w = World::new();
+    for (at, info) in w
+        .map
+        .pgs
+        .iter_mut()
+        .enumerate()
+        .filter(|(at, _)| at % 3 == 0)
+    {
+        info.members = vec![StoreId(3), StoreId(4), StoreId(5 + at as u128 % 2)];
+    }
+    w.down.extend([4, 5].map(StoreId));
+    for i in 0..100 {
+        let ino = w.file(ROOT, &format!("f{i}"));
+        let home = w.map.of_chunk(ino, ChunkNo::HOME).1.unwrap();
+        assert!(!home.members.contains(&StoreId(5)), "file {i}");
+    }
+    // Where nothing can be written, names still can.
+    w.down.extend([1, 2, 3, 6].map(StoreId));
+    let before = w.file(ROOT, "last");
+    assert_eq!(w.file(ROOT, "more"), Ino(before.0 + 1));
+}
+
 #[test]
 fn directories_count_their_subdirectories_and_entries() {
     let mut w = World::new();

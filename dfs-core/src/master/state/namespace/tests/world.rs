@@ -33,6 +33,8 @@ pub(super) struct World {
     pub objects: BTreeSet<ObjectId>,
     /// Audit after every change (off in long random runs, which audit per batch).
     pub audits: bool,
+    /// Stores that are down.
+    pub down: BTreeSet<StoreId>,
 }
 
 impl World {
@@ -62,6 +64,7 @@ impl World {
             last: Effects::default(),
             objects: BTreeSet::new(),
             audits: true,
+            down: BTreeSet::new(),
         }
     }
 
@@ -78,12 +81,15 @@ impl World {
     pub fn run<T>(&mut self, op: OpId, f: impl FnOnce(&mut ApplyCtx<'_>) -> T) -> T {
         self.at = Time(self.at.0 + 1_000_000_000);
         self.index += 1;
+        let down = &self.down;
+        let is_down = |store: &StoreId| down.contains(store);
         let mut ctx = ApplyCtx {
             kv: &mut self.kv,
             at: self.at,
             index: LogIndex(self.index),
             op,
             map: &self.map,
+            is_down: &is_down,
             effects: Effects::default(),
         };
         let out = f(&mut ctx);

@@ -1,0 +1,81 @@
+//! Which copies count, who is silent, and which news a store missed.
+use super::*;
+use crate::types::PgId;
+use crate::wire::master::ClusterStatus;
+
+fn four() -> Bench {
+    let mut bench = Bench::new(1, 4);
+    bench.run_until("groups exist", |b| b.members_complete());
+    bench.run_for(3_000);
+    bench
+}
+
+pub(super) fn status(bench: &mut Bench) -> ClusterStatus {
+    match bench.call(CLIENT_A, MasterRequest::Status) {
+        Ok(MasterResponse::Status(status)) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn regression_a_store_that_lacks_objects_is_no_full_copy() {
+    let mut bench = four();
+    let before = status(&mut bench);
+    assert_eq!(before.health, Health::Healthy, "{:?}", before.reasons);
+    let pgs = &bench.leader().state().map().pgs;
+    let pg = (0u16..)
+        .zip(pgs)
+        .find(|(_, pg)| pg.members.contains(&StoreId(2)));
+    let pg = PgId(pg.unwrap().0);
+    bench.set_lacks(StoreId(2), vec![(pg, 3)]);
+    bench.run_for(1_000);
+    let lacking = status(&mut bench);
+    assert_eq!(lacking.health, Health::Degraded);
+    let says = |text: &str| lacking.reasons.iter().any(|r| r.contains(text));
+    assert!(
+        says("lacks 3 objects of 1 groups, being copied"),
+        "{:?}",
+        lacking.reasons
+    );
+    assert!(
+        says("1 groups have fewer than 3 copies"),
+        "{:?}",
+        lacking.reasons
+    );
+    bench.set_lacks(StoreId(2), Vec::new());
+    bench.run_for(1_000);
+    assert_eq!(status(&mut bench).health, Health::Healthy);
+}
+
+#[test]
+fn regression_a_store_directory_that_was_replaced_does_not_make_the_leader_deaf() {
+    let mut bench = four();
+    // The same node as store 1.
+    let former = StoreId((1 << 64) | 1);
+    bench.add_store(former);
+    bench.run_until("seen", |b| {
+        b.leader().state().stores().contains_key(&former)
+    });
+    bench.mute(former);
+    bench.run_for(5_000);
+    bench.mute(StoreId(3));
+    bench.run_for(5_000);
+    let rows = bench.leader().state().stores();
+    assert!(rows[&StoreId(3)].down_since.is_some());
+    assert!(rows[&StoreId(2)].down_since.is_none());
+}
+
+#[test]
+fn regression_a_late_heartbeat_does_not_make_a_store_be_filled_again() {
+    let mut bench = Bench::new(1, 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    bench.run_for(2_000);
+    sessions(&mut bench);
+    ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    bench.run_until("trimmed", |b| {
+        b.leader().state().notes_trimmed().unwrap() > crate::types::LogIndex(0)
+    });
+    bench.late_heartbeat(StoreId(3));
+    bench.run_for(2_000);
+    assert!(!bench.was_refilled(StoreId(3)));
+}

@@ -1,0 +1,135 @@
+//! What a store tells about its room, its disk and its groups.
+//!
+//! Bytes by group come from walks over the object rows, a page at a time, so that nothing has to be
+//! counted on the way of a write. A walk begins when the last one is old enough and something
+//! changed; what it found is reported when it ends, if it differs from what the master was told.
+use super::machine::{Cx, Replica};
+use super::tables::{self, ObjectRow, TableError, keys};
+use crate::types::{PgId, Time};
+use crate::wire::master::{SpaceAdvice, StoreLoad};
+use crate::wire::{ErrorCode, WireError};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Rows of one page of a walk.
+const PAGE: usize = 256;
+/// Between two pages.
+const PAGE_EVERY: Duration = Duration::from_millis(20);
+/// Between two walks, at least.
+const WALK_EVERY: Duration = Duration::from_secs(2);
+/// A store that has just become full says "try again" for this long: the master may know what can go.
+const FULL_PATIENCE: Duration = Duration::from_secs(1);
+/// What the master said of space is asked for again after this, before a writer is refused.
+const ADVICE_VALID: Duration = Duration::from_millis(300);
+/// A store counts as full until this part of its size is free again.
+const ROOM_PART: u64 = 64;
+
+/// See the [module docs](self).
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    next: Time,
+    after: Option<Vec<u8>>,
+    counted: BTreeMap<PgId, u64>,
+    /// As the last walk found it.
+    groups: BTreeMap<PgId, u64>,
+    /// The master was told `groups`.
+    is_told: bool,
+    /// Batches applied when the last walk began.
+    walked_at: u64,
+    advice: SpaceAdvice,
+    /// When the heartbeat was sent that `advice` answers.
+    advised_at: Option<Time>,
+    full_since: Option<Time>,
+}
+
+impl Load {
+    /// A heartbeat sent at `at`, which maybe carried the groups, was answered.
+    pub fn told(&mut self, at: Time, groups: &Option<Vec<(PgId, u64)>>, advice: SpaceAdvice) {
+        (self.advice, self.advised_at) = (advice, Some(at));
+        if let Some(told) = groups {
+            self.is_told |= told.iter().copied().eq(self.groups.clone());
+        }
+    }
+
+    pub fn next_wake(&self) -> Time {
+        self.next
+    }
+}
+
+impl Replica {
+    /// One page of the walk, if it is time.
+    pub(super) fn pump_load(&mut self, cx: &mut Cx<'_>) -> Result<(), TableError> {
+        if cx.now < self.load.next {
+            return Ok(());
+        }
+        if self.load.after.is_none() {
+            self.load.next = cx.now + WALK_EVERY;
+            if self.load.walked_at == cx.store.applied() {
+                return Ok(());
+            }
+            self.load.walked_at = cx.store.applied();
+            self.load.counted.clear();
+        }
+        let after = self.load.after.take();
+        let rows = self
+            .tables
+            .scan(cx.store, &keys::table(b'o'), after.as_deref(), PAGE)?;
+        for (key, value) in &rows {
+            let row: ObjectRow = tables::decode(key, value)?;
+            *self.load.counted.entry(row.pg).or_default() += u64::from(row.sum.len);
+        }
+        if rows.len() == PAGE {
+            self.load.after = rows.last().map(|(key, _)| key.clone());
+            self.load.next = cx.now + PAGE_EVERY;
+            return Ok(());
+        }
+        let counted = std::mem::take(&mut self.load.counted);
+        if counted != self.load.groups {
+            self.load.groups = counted;
+            self.load.is_told = false;
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_report(&self, cx: &Cx<'_>, is_full: bool) -> StoreLoad {
+        let is_news = is_full || !self.load.is_told;
+        let groups = &self.load.groups;
+        StoreLoad {
+            reserve_bytes: cx.store.reserve_bytes(),
+            starved: self.fetches.starved(),
+            disk_us: u64::try_from(cx.store.disk_latency().as_micros()).unwrap_or(u64::MAX),
+            read_bytes: self.counts.read_bytes,
+            groups: is_news.then(|| groups.iter().map(|(pg, bytes)| (*pg, *bytes)).collect()),
+            set_aside: !self.config.set_aside.is_empty(),
+            voting: self.config.voting.get(),
+        }
+    }
+
+    /// Step 4 of a PREPARE: room. While bytes are being freed, or may soon be, the answer is "try
+    /// again": a writer is refused for want of space only when nothing old is left to go.
+    pub(super) fn admit_bytes(&mut self, cx: &Cx<'_>, bytes: u64) -> Result<(), WireError> {
+        let Err(error) = cx.store.admit(bytes) else {
+            if cx.store.admit(cx.store.part_bytes() / ROOM_PART).is_ok() {
+                self.load.full_since = None;
+            }
+            return Ok(());
+        };
+        Err(self.no_room(cx, &error.to_string()))
+    }
+
+    /// What a writer is told for whom there is no room.
+    pub(super) fn no_room(&mut self, cx: &Cx<'_>, why: &str) -> WireError {
+        let since = *self.load.full_since.get_or_insert(cx.now);
+        let name = super::event::store_name(self.config.store);
+        let asked = self.load.advised_at;
+        let is_stale = asked.is_none_or(|at| cx.now.since(at) > ADVICE_VALID);
+        if is_stale {
+            self.heartbeats.ask(cx.now, &self.config);
+        }
+        if is_stale || self.load.advice.freeing || cx.now.since(since) < FULL_PATIENCE {
+            let detail = format!("{name}: {why}; space is being freed");
+            return WireError::new(ErrorCode::Freeing, detail);
+        }
+        WireError::new(ErrorCode::NoSpace, format!("{name}: {why}"))
+    }
+}

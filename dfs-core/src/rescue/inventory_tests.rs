@@ -1,0 +1,143 @@
+use super::*;
+use crate::store::{Batch, ObjectHeader, ObjectWrite, StoreDir};
+use crate::types::{BlockSums, ClientId};
+use std::fs;
+
+const SMALL: u64 = 400;
+const LARGE: u64 = 3;
+
+fn id(seq: u64) -> ObjectId {
+    let client = ClientId(9);
+    let op = OpId { client, seq };
+    ObjectId { op, index: 0 }
+}
+
+fn content(seq: u64) -> Vec<u8> {
+    let len = if seq <= SMALL { 300 } else { 300_000 };
+    format!("<object {seq}>")
+        .bytes()
+        .cycle()
+        .take(len)
+        .collect()
+}
+
+/// A data directory with small and large objects, and one that only its journal has.
+fn filled(data: &Path) {
+    let root = data.join("store");
+    let options = StoreOptions::default();
+    let opened = StoreDir::open(&root, ClusterId(9), StoreId(4), options).unwrap();
+    let (mut store, mut writer) = (opened.store, opened.writer);
+    for seq in 1..=SMALL + LARGE + 1 {
+        let bytes = content(seq);
+        let header = ObjectHeader {
+            id: id(seq),
+            ino: Ino(seq),
+            chunk: ChunkNo(0),
+            len: u32::try_from(bytes.len()).unwrap(),
+            sums: BlockSums::of(&bytes),
+            about: None,
+        };
+        let objects = vec![ObjectWrite {
+            header,
+            bytes: bytes.into(),
+        }];
+        let batch = Batch {
+            objects,
+            ..Batch::default()
+        };
+        let pending = store.apply(batch).unwrap();
+        writer.commit(&[pending]).unwrap();
+        if seq == SMALL + LARGE {
+            let done = store.begin_flush(true).unwrap().run();
+            store.finish_flush(done).unwrap();
+        }
+    }
+}
+
+/// Objects that can be read, all of them with the right bytes.
+fn readable(data: &Path) -> (Vec<u64>, Vec<String>) {
+    let mut inventory = Inventory::default();
+    inventory.add(Directory::open(data).unwrap()).unwrap();
+    let is_there = |seq: &u64| {
+        let Some(held) = inventory.held(id(*seq)) else {
+            return false;
+        };
+        let Some(bytes) = inventory.bytes(id(*seq), held.sum, (0, held.sum.len)) else {
+            return false;
+        };
+        assert!(bytes == content(*seq), "object {seq}");
+        true
+    };
+    let seqs = (1..=SMALL + LARGE + 1).filter(is_there).collect();
+    (seqs, inventory.troubles)
+}
+
+fn all() -> Vec<u64> {
+    (1..=SMALL + LARGE + 1).collect()
+}
+
+const NAMES: [&str; 3] = ["tables.redb", "tables.redb.copy", "tables.redb.sums"];
+
+#[test]
+fn a_whole_directory_is_read_as_it_is() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    assert_eq!(readable(data.path()), (all(), Vec::new()));
+}
+
+#[test]
+fn regression_of_a_store_without_tables_the_object_files_are_read() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    let root = data.path().join("store");
+    for name in NAMES {
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    let (seqs, troubles) = readable(data.path());
+    assert!(
+        troubles
+            .iter()
+            .any(|words| words.contains("tables are gone")),
+        "{troubles:?}"
+    );
+    assert_eq!(seqs, all(), "the journal has them");
+    fs::remove_dir_all(root.join("journal")).unwrap();
+    let (seqs, troubles) = readable(data.path());
+    let large: Vec<u64> = (SMALL + 1..=SMALL + LARGE + 1).collect();
+    assert_eq!(seqs, large, "{troubles:?}");
+}
+
+#[test]
+fn regression_pages_that_are_lost_hide_nothing_else() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    let root = data.path().join("store");
+    let bytes = fs::read(root.join(NAMES[0])).unwrap();
+    let needle = content(150);
+    let places = (0..bytes.len() - 100).filter(|at| bytes[*at..].starts_with(&needle[..100]));
+    let pages: BTreeSet<usize> = places.map(|at| at / 4096).collect();
+    assert!(!pages.is_empty());
+    for name in &NAMES[..2] {
+        let mut bytes = fs::read(root.join(name)).unwrap();
+        for page in &pages {
+            // Another place in each, so that no two agree.
+            let at = page * 4096 + if *name == NAMES[0] { 100 } else { 200 };
+            bytes[at..at + 3000].fill(0x5a);
+        }
+        fs::write(root.join(name), bytes).unwrap();
+    }
+    let before: Vec<_> = NAMES.map(|name| fs::read(root.join(name)).unwrap()).into();
+    let (seqs, troubles) = readable(data.path());
+    assert!(
+        seqs.len() as u64 > SMALL - 60,
+        "{} {troubles:?}",
+        seqs.len()
+    );
+    assert!((SMALL + 1..=SMALL + LARGE + 1).all(|seq| seqs.contains(&seq)));
+    assert!(
+        troubles[0].contains("damaged, and read as far as it goes"),
+        "{troubles:?}"
+    );
+    let after: Vec<_> = NAMES.map(|name| fs::read(root.join(name)).unwrap()).into();
+    assert!(before == after, "nothing is changed");
+}

@@ -1,0 +1,3 @@
+//! Writing a rescued tree and the report about it.
+pub mod report;
+pub mod write;
