@@ -3,9 +3,8 @@
 //!
 //! The short form moves 40 MB; `DFS_GROWTH_MB=3000` is the full one.
 #![allow(clippy::unwrap_used)]
-use dfs_tests::proc::load::{Load, bytes, verify};
+use dfs_tests::proc::load::{Load, P99_FLOOR_MS, bytes, foreground, verify};
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, number, wait_for};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -13,8 +12,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const FILE: usize = 500_000;
 /// From so many bytes on, programs must not get slower than twice as slow meanwhile.
 const FULL: usize = 1_000_000_000;
-/// What nobody notices, in milliseconds.
-const P99_FLOOR_MS: f64 = 50.0;
 
 /// Bytes of objects by store, as the master hears them.
 fn used(cluster: &Cluster) -> Vec<u64> {
@@ -31,31 +28,6 @@ fn off_mean(used: &[u64]) -> f64 {
     let mean = used.iter().sum::<u64>() as f64 / used.len() as f64;
     let off = |u: &u64| (*u as f64 - mean).abs() / mean * 100.0;
     used.iter().map(off).fold(0.0, f64::max)
-}
-
-/// Time of each small write with close, and read of a file that is there, for a while or until
-/// `until` says so; the 99th percentile in milliseconds, and how many.
-fn foreground(dir: &Path, least: Duration, mut until: impl FnMut() -> bool) -> (f64, usize) {
-    let (begin, mut took) = (Instant::now(), Vec::new());
-    std::fs::create_dir_all(dir).unwrap();
-    let mut asked = Instant::now();
-    let mut over = false;
-    while begin.elapsed() < least || !over {
-        let i = took.len();
-        let path = dir.join(format!("f{}", i % 50));
-        let at = Instant::now();
-        std::fs::write(&path, bytes(i as u64, 4000)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap().len(), 4000);
-        took.push(at.elapsed());
-        if asked.elapsed() > SECOND / 4 {
-            over = until();
-            asked = Instant::now();
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    took.sort();
-    let p99 = took[took.len() * 99 / 100];
-    (p99.as_secs_f64() * 1000.0, took.len())
 }
 
 #[test]
@@ -79,12 +51,12 @@ fn a_fresh_node_receives_its_share_and_nothing_has_fewer_copies_meanwhile() {
     even.unwrap_or_else(|e| panic!("{e}: {:?}", used(&cluster)));
     cluster.wait_health("HEALTHY", 30 * SECOND).unwrap();
     let least = if total >= FULL { 20 } else { 2 };
-    let (before, _) = foreground(&mount.join("before"), least * SECOND, || true);
+    let before = foreground(&mount.join("before"), least * SECOND, || true);
 
     let began = Instant::now();
     cluster.tools(&["dev", "up", "6"]).unwrap();
     let mut samples = 0;
-    let (during, writes) = foreground(&mount.join("during"), SECOND, || {
+    let during = foreground(&mount.join("during"), SECOND, || {
         // Health says at each sampled moment whether a group has fewer complete copies than N.
         let reasons = cluster.status().unwrap()["reasons"].to_string();
         let is_short = reasons.contains("fewer than") || reasons.contains("one copy");
@@ -97,15 +69,21 @@ fn a_fresh_node_receives_its_share_and_nothing_has_fewer_copies_meanwhile() {
     let shares = used(&cluster);
     assert!(off_mean(&shares) < 10.0, "{shares:?}");
     println!(
-        "\nfigures: growth {} MB: share after {:.1} s, furthest {:.1} % off the mean, p99 {before:.1} ms before and {during:.1} ms during ({writes} writes), never below N copies in {samples} samples",
+        "\nfigures: growth {} MB: share after {:.1} s, furthest {:.1} % off the mean, p99 {:.1} ms before and {:.1} ms during ({} writes), never below N copies in {samples} samples",
         total / 1_000_000,
         took.as_secs_f64(),
         off_mean(&shares),
+        before.p99_ms,
+        during.p99_ms,
+        during.count,
     );
     // Too few samples say nothing of a percentile.
     if total >= FULL {
-        let most = (2.0 * before).max(P99_FLOOR_MS);
-        assert!(during <= most, "p99 {before} ms before, {during} ms during");
+        let most = (2.0 * before.p99_ms).max(P99_FLOOR_MS);
+        assert!(
+            during.p99_ms <= most,
+            "{before:?} before, {during:?} during"
+        );
     }
     cluster.wait_health("HEALTHY", 60 * SECOND).unwrap();
     for i in 0..count {

@@ -247,7 +247,10 @@ fn a_node_that_comes_back_in_time_copies_only_what_changed_and_is_never_older_th
         .filter(|r| r["cause"] == cause("was filled again"))
         .filter_map(|r| r["objects"].as_u64())
         .sum();
-    assert_eq!(again, objects(&cluster, victim).len() as u64);
+    // Groups may have come or gone for balance meanwhile.
+    let most = objects(&cluster, victim).len().max(old.len());
+    let range = of_it.len()..=most;
+    assert!(range.contains(&(again as usize)), "{again}: {range:?}");
     assert!(filled["lowest_copies"].as_u64() >= Some(2));
     cluster.wait_health("HEALTHY", MINUTE).unwrap();
     verify(&cluster, &files, "wipe");

@@ -1,6 +1,9 @@
 //! A node that is lost for good: its copies are made again, and the receipt says exactly what was done.
 #![allow(clippy::unwrap_used)]
-use dfs_tests::proc::{Cluster, exclusive, fsck_clean, load, number, wait_for};
+use dfs_tests::proc::busy::Machine;
+use dfs_tests::proc::{
+    Cluster, Mount, exclusive, fsck_clean, fuse_or_skip, load, number, wait_for,
+};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +13,15 @@ use std::time::{Duration, Instant};
 const MIB: usize = 1 << 20;
 const CONFIG: &str = "[repair]\ngrace_ms = 1000\ndelete_grace_ms = 2000\n";
 
-/// Files below a directory with more than 64 KiB: objects of that size lie in files of their own.
-fn object_files(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+/// From so many files on, speed counts.
+const FULL: usize = 10_000;
+
+/// Files below a directory of at least so many bytes: larger objects lie in files of their own.
+fn object_files(dir: &Path, least: usize, found: &mut BTreeSet<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.metadata() {
-            Ok(meta) if meta.is_dir() => object_files(&entry.path(), found),
-            Ok(meta) if meta.len() as usize >= MIB => {
+            Ok(meta) if meta.is_dir() => object_files(&entry.path(), least, found),
+            Ok(meta) if meta.len() as usize >= least => {
                 found.insert(entry.path());
             }
             _ => {}
@@ -27,7 +33,11 @@ fn objects_of(cluster: &Cluster, without: u8) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for node in cluster.nodes().unwrap() {
         if node.node != without {
-            object_files(&node.data_dir.join("store").join("objects"), &mut found);
+            object_files(
+                &node.data_dir.join("store").join("objects"),
+                MIB,
+                &mut found,
+            );
         }
     }
     found
@@ -120,10 +130,13 @@ fn the_receipt_of_a_lost_node_is_what_the_data_directories_gained() {
     fsck_clean(&cluster).unwrap();
 }
 
-/// Lengths of the small objects that a stopped daemon keeps in its tables, by name: read by the
-/// database's own library, and nothing of ours. Rows of bytes begin with f1; every value has a crc32c of
-/// four bytes.
-fn small_objects(cluster: &Cluster, node: u8) -> BTreeMap<Vec<u8>, u64> {
+/// Bytes before the object in a file of its own.
+const HEADER: u64 = 4096;
+
+/// Lengths of all objects that a stopped daemon holds, by name: small ones are read by the database's own
+/// library (rows of bytes begin with f1; every value has a crc32c of four bytes), the others are files.
+/// Nothing of ours is used.
+fn held(cluster: &Cluster, node: u8) -> BTreeMap<Vec<u8>, u64> {
     let store = cluster.dev_dir().join(format!("node{node}/store"));
     let copy = cluster.scratch().join("tables.redb");
     std::fs::copy(store.join("tables.redb"), &copy).unwrap();
@@ -136,57 +149,121 @@ fn small_objects(cluster: &Cluster, node: u8) -> BTreeMap<Vec<u8>, u64> {
         let (key, value) = row.unwrap();
         (key.value().to_vec(), value.value().len() as u64 - 4)
     });
-    row.collect()
+    let mut all: BTreeMap<Vec<u8>, u64> = row.collect();
+    let mut files = BTreeSet::new();
+    object_files(&store.join("objects"), 0, &mut files);
+    for file in files {
+        let len = std::fs::metadata(&file).unwrap().len();
+        // The name, without the generation behind the dot.
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        all.insert(name.into_bytes(), len - HEADER);
+    }
+    all
+}
+
+/// Stops all daemons, who leave everything in their files, and says what these nodes hold.
+fn scan(cluster: &Cluster, nodes: &[u8]) -> BTreeMap<u8, BTreeMap<Vec<u8>, u64>> {
+    cluster.tools(&["dev", "down"]).unwrap();
+    let all = nodes.iter().map(|n| (*n, held(cluster, *n)));
+    all.collect()
 }
 
 #[test]
-fn objects_inside_the_tables_are_in_the_receipt_as_a_scan_of_the_tables_finds_them() {
+fn a_boosted_repair_of_objects_of_all_sizes_is_what_a_scan_of_all_directories_finds() {
     let _alone = exclusive();
-    let files = number("DFS_REPAIR_SMALL", 60);
-    let cluster = filled(files, |i| 100 + i * 977 % 60_000);
-    // Daemons that are asked to stop leave everything in their tables.
-    let scan = |nodes: &[u8]| -> Vec<(u8, BTreeMap<Vec<u8>, u64>)> {
-        cluster.tools(&["dev", "down"]).unwrap();
-        let all = nodes.iter().map(|n| (*n, small_objects(&cluster, *n)));
-        all.collect()
-    };
-    let before = scan(&[1, 2, 3, 4, 5]);
-    let copies: usize = before.iter().map(|(_, held)| held.len()).sum();
+    let files = number("DFS_REPAIR_FILES_MIXED", 60);
+    let cluster = filled(files, |i| 100 + i * 1_999 % 120_000);
+    let before = scan(&cluster, &[1, 2, 3, 4, 5]);
+    let copies: usize = before.values().map(BTreeMap::len).sum();
     assert_eq!(copies, 3 * files, "three copies of each before");
     cluster.start_all().unwrap();
-    let max = Duration::from_secs(120);
+    let max = Duration::from_secs(if files >= FULL { 900 } else { 120 });
     cluster.wait_health("HEALTHY", max).unwrap();
+    cluster.tools(&["repair", "boost", "30m"]).unwrap();
     let leader = cluster.leader().unwrap();
     let victim = (1..=5).find(|n| *n != leader).unwrap();
+    let machine = Machine::watch(&cluster.dev_dir());
     cluster.kill(victim).unwrap();
     wait_for("a receipt", max, || record(&cluster, "failed").is_some()).unwrap();
     let r = record(&cluster, "failed").unwrap();
+    let seconds = r["took_ms"].as_f64().unwrap() / 1000.0;
+    let busy = machine.stop(Duration::from_secs_f64(seconds));
     println!("{r:#}");
     let others: Vec<u8> = (1..=5).filter(|n| *n != victim).collect();
-    let after = scan(&others);
-    let held = |all: &[(u8, BTreeMap<Vec<u8>, u64>)], node: u8| {
-        let of = all.iter().find(|(n, _)| *n == node);
-        of.map(|(_, held)| held.clone()).unwrap_or_default()
-    };
-    let lost = held(&before, victim);
+    let after = scan(&cluster, &others);
+    let lost = &before[&victim];
     let mut gained = BTreeMap::new();
     for (node, now) in &after {
-        let had = held(&before, *node);
-        let new = now.iter().filter(|(id, _)| !had.contains_key(*id));
+        let new = now.iter().filter(|(id, _)| !before[node].contains_key(*id));
         for (id, len) in new {
             assert_eq!(gained.insert(id.clone(), *len), None, "copied twice");
         }
     }
     let bytes: u64 = gained.values().sum();
     println!(
-        "\nfigures: {} small objects of {bytes} bytes copied, as the tables say and the receipt",
-        gained.len()
+        "\nfigures: {} objects of {bytes} bytes copied in {seconds:.1} s, as a scan says and the receipt ({:.0} MB/s, {:.0} objects/s); processors busy {:.0} %, disk {:.0} %",
+        gained.len(),
+        bytes as f64 / 1e6 / seconds,
+        gained.len() as f64 / seconds,
+        busy.processors * 100.0,
+        busy.disk * 100.0,
     );
-    assert_eq!(gained, lost, "each copy is made again");
+    assert_eq!(&gained, lost, "each copy is made again");
     assert_eq!(r["objects"], gained.len() as u64);
     assert_eq!(r["files"], gained.len() as u64);
     assert_eq!(r["bytes"], bytes);
+    if files >= FULL {
+        let most = busy.processors.max(busy.disk);
+        assert!(
+            most >= 0.7,
+            "neither processors nor disk were busy: {busy:?}"
+        );
+    }
     cluster.start_all().unwrap();
+    cluster.wait_health("HEALTHY", max).unwrap();
+    fsck_clean(&cluster).unwrap();
+}
+
+#[test]
+fn programs_go_on_while_a_lost_node_is_repaired() {
+    if !fuse_or_skip("programs during a repair") {
+        return;
+    }
+    let _alone = exclusive();
+    let files = number("DFS_REPAIR_FILES_MIXED", 60);
+    let cluster = filled(files, |i| 100 + i * 1_999 % 120_000);
+    let mount = Mount::new(&cluster, "mnt").unwrap();
+    let least = Duration::from_secs(if files >= FULL { 30 } else { 2 });
+    let before = load::foreground(&mount.join("before"), least, || true);
+    let leader = cluster.leader().unwrap();
+    let victim = (1..=5).find(|n| *n != leader).unwrap();
+    cluster.kill(victim).unwrap();
+    let began = Instant::now();
+    let max = Duration::from_secs(if files >= FULL { 1800 } else { 120 });
+    let during = load::foreground(&mount.join("during"), least, || {
+        record(&cluster, "failed").is_some() || began.elapsed() > max
+    });
+    let r = record(&cluster, "failed").unwrap();
+    println!(
+        "\nfigures: repair beside programs: {} files in {:.1} s, their p99 {:.1} ms before and {:.1} ms during ({} writes, none failed, longest {:.0} ms)",
+        r["files"],
+        r["took_ms"].as_f64().unwrap() / 1000.0,
+        before.p99_ms,
+        during.p99_ms,
+        during.count,
+        during.longest_ms,
+    );
+    // Too few samples say nothing of a percentile.
+    if files >= FULL {
+        let most = (2.0 * before.p99_ms).max(load::P99_FLOOR_MS);
+        assert!(
+            during.p99_ms <= most,
+            "{before:?} before, {during:?} during"
+        );
+    }
+    mount.unmount().unwrap();
+    cluster.tools(&["verify", "/", "-r"]).unwrap();
+    cluster.restart(victim).unwrap();
     cluster.wait_health("HEALTHY", max).unwrap();
     fsck_clean(&cluster).unwrap();
 }

@@ -56,20 +56,27 @@ fn tables_that_rot_under_a_running_daemon_are_set_aside_and_nothing_is_lost() {
     let pages = rot(&data.join("store"));
     let began = Instant::now();
     cluster.tools(&["scrub", "start"]).unwrap();
+    let log = || cluster.log(victim).unwrap_or_default();
     wait_for("a store set aside", 20 * SECOND, || {
         data.join("store.damaged-1").exists()
     })
-    .unwrap();
-    cluster.wait_health("HEALTHY", 40 * SECOND).unwrap();
-    let log = cluster.log(victim).unwrap();
+    .unwrap_or_else(|e| panic!("{e}: {}", log()));
     for words in [
         "the store is damaged: starting again without it",
         "store set aside",
     ] {
-        assert!(log.contains(words), "{words}: {log}");
+        wait_for(words, 20 * SECOND, || log().contains(words))
+            .unwrap_or_else(|e| panic!("{e}: {}", log()));
     }
-    let status = cluster.tools(&["status"]).unwrap();
-    assert!(status.contains("keeps a damaged store"), "{status}");
+    // Only the new daemon says that it keeps what it set aside.
+    wait_for("a status that tells of it", 20 * SECOND, || {
+        let status = cluster.tools(&["status"]).unwrap_or_default();
+        status.contains("keeps a damaged store")
+    })
+    .unwrap_or_else(|e| panic!("{e}: {:?}", cluster.tools(&["status"])));
+    cluster
+        .wait_health("HEALTHY", 60 * SECOND)
+        .unwrap_or_else(|e| panic!("{e}: {}", log()));
     println!(
         "figures: {pages} pages rotted, set aside and filled again in {:.1?}",
         began.elapsed()

@@ -95,7 +95,8 @@ pub fn unevenness(map: &PgMap, stores: &[StoreView], weights: &Weights) -> f64 {
 }
 
 /// At most `max` moves out of groups that have fewer than W members with room, although another
-/// store has some.
+/// store has enough: no plan takes more than half of what is free at its target, or that one would
+/// be the next that is full.
 #[must_use]
 pub fn plan_relief(
     map: &PgMap,
@@ -105,6 +106,8 @@ pub fn plan_relief(
 ) -> Option<(StoreId, Vec<PgChange>)> {
     let mut balance = balance(map, stores, weights);
     let mut plans: BTreeMap<StoreId, Vec<PgChange>> = BTreeMap::new();
+    let halves = stores.iter().map(|s| (s.store, s.free_bytes / 2));
+    let mut left: BTreeMap<StoreId, u64> = halves.collect();
     let is_full = |m: &&StoreId| {
         let view = stores.iter().find(|s| s.store == **m);
         view.is_some_and(|v| v.role == StoreRole::Sheds)
@@ -125,6 +128,11 @@ pub fn plan_relief(
         let Some(to) = balance.choose_willing(pg, &rest) else {
             continue;
         };
+        let after = left.get(&to).and_then(|l| l.checked_sub(weights.bytes(pg)));
+        let Some(after) = after else {
+            continue;
+        };
+        left.insert(to, after);
         balance.remove(from, pg);
         balance.add(to, pg);
         let change = substituted(pg, info, from, to);

@@ -147,6 +147,21 @@ fn regression_a_group_that_too_many_full_members_make_unwritable_is_moved() {
     assert_eq!(plan_relief(&map, &all, &even(), 8), None, "nobody has room");
 }
 
+#[test]
+fn regression_relief_fills_no_store_to_the_brim() {
+    let mut all = stores(5);
+    let map = created(&all);
+    for s in &mut all[..4] {
+        s.role = StoreRole::Sheds;
+    }
+    all[4].free_bytes = 100 << 20;
+    let weights = Weights::of_bytes(&[9 << 20; PGS]);
+    let (to, plan) = plan_relief(&map, &all, &weights, 99).unwrap();
+    assert_eq!((to, plan.len()), (StoreId(5), 5), "half of its room");
+    all[4].free_bytes = 10 << 20;
+    assert_eq!(plan_relief(&map, &all, &weights, 99), None);
+}
+
 /// A move brings the further of both ends nearer to its share by a good part of what it costs.
 #[test]
 fn a_move_is_worth_its_bytes() {

@@ -17,13 +17,19 @@ const EVEN_BELOW: u64 = 4 << 20;
 
 /// A weight per group, in order. See the [module docs](self).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Weights(Vec<f64>);
+pub struct Weights {
+    weights: Vec<f64>,
+    bytes: Vec<u64>,
+}
 
 impl Weights {
     /// All the same.
     #[must_use]
     pub fn even(pgs: usize) -> Self {
-        Self(vec![1.0; pgs])
+        Self {
+            weights: vec![1.0; pgs],
+            bytes: Vec::new(),
+        }
     }
 
     /// By bytes of each group, one copy.
@@ -31,25 +37,38 @@ impl Weights {
     pub fn of_bytes(bytes: &[u64]) -> Self {
         let sum: u64 = bytes.iter().sum();
         if sum < EVEN_BELOW {
-            return Self::even(bytes.len());
+            return Self {
+                bytes: bytes.to_vec(),
+                ..Self::even(bytes.len())
+            };
         }
         let mean = sum as f64 / bytes.len() as f64;
         let base = (mean * BASE).max(BASE_BYTES);
         let weight = |b: &u64| (*b as f64 + base) / (mean + base);
-        Self(bytes.iter().map(weight).collect())
+        Self {
+            weights: bytes.iter().map(weight).collect(),
+            bytes: bytes.to_vec(),
+        }
+    }
+
+    /// Bytes of one copy of it, as far as known.
+    #[must_use]
+    pub fn bytes(&self, pg: PgId) -> u64 {
+        self.bytes.get(usize::from(pg.0)).copied().unwrap_or(0)
     }
 
     /// Of one group.
     #[must_use]
     pub fn of(&self, pg: PgId) -> f64 {
-        self.0.get(usize::from(pg.0)).copied().unwrap_or(1.0)
+        let weight = self.weights.get(usize::from(pg.0));
+        weight.copied().unwrap_or(1.0)
     }
 
     /// What the copies of each store weigh now.
     #[must_use]
     pub fn held(&self, map: &PgMap) -> BTreeMap<StoreId, f64> {
         let mut held = BTreeMap::new();
-        for (info, weight) in map.pgs.iter().zip(&self.0) {
+        for (info, weight) in map.pgs.iter().zip(&self.weights) {
             for store in &info.members {
                 *held.entry(*store).or_insert(0.0) += weight;
             }

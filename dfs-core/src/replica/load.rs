@@ -21,6 +21,9 @@ const WALK_EVERY: Duration = Duration::from_secs(2);
 const FULL_PATIENCE: Duration = Duration::from_secs(1);
 /// What the master said of space is asked for again after this, before a writer is refused.
 const ADVICE_VALID: Duration = Duration::from_millis(300);
+/// What it said because a writer was told to try again counts for this long, as writers pause and
+/// answers are slow, but for one refusal only: room may come at any moment.
+const ASKED_VALID: Duration = Duration::from_secs(3);
 /// A store counts as full until this part of its size is free again.
 const ROOM_PART: u64 = 64;
 
@@ -39,6 +42,8 @@ pub(super) struct Load {
     advice: SpaceAdvice,
     /// When the heartbeat was sent that `advice` answers.
     advised_at: Option<Time>,
+    /// When it was asked for because a writer found no room, until it has been used.
+    asked_at: Option<Time>,
     full_since: Option<Time>,
 }
 
@@ -121,15 +126,33 @@ impl Replica {
     pub(super) fn no_room(&mut self, cx: &Cx<'_>, why: &str) -> WireError {
         let since = *self.load.full_since.get_or_insert(cx.now);
         let name = super::event::store_name(self.config.store);
-        let asked = self.load.advised_at;
-        let is_stale = asked.is_none_or(|at| cx.now.since(at) > ADVICE_VALID);
-        if is_stale {
-            self.heartbeats.ask(cx.now, &self.config);
-        }
-        if is_stale || self.load.advice.freeing || cx.now.since(since) < FULL_PATIENCE {
+        let is_known = self.is_advised(cx);
+        if !is_known || self.load.advice.freeing || cx.now.since(since) < FULL_PATIENCE {
             let detail = format!("{name}: {why}; space is being freed");
             return WireError::new(ErrorCode::Freeing, detail);
         }
         WireError::new(ErrorCode::NoSpace, format!("{name}: {why}"))
+    }
+
+    /// True if the master's advice is new enough to refuse a writer; asks for it if not.
+    fn is_advised(&mut self, cx: &Cx<'_>) -> bool {
+        let (now, load) = (cx.now, &mut self.load);
+        let Some(advised) = load.advised_at else {
+            load.asked_at = Some(now);
+            self.heartbeats.ask(now, &self.config);
+            return false;
+        };
+        let is_answer = |asked: Time| asked <= advised && now.since(advised) <= ASKED_VALID;
+        if now.since(advised) <= ADVICE_VALID || load.asked_at.is_some_and(is_answer) {
+            load.asked_at = None;
+            return true;
+        }
+        // An answer may be under way to an earlier one that asked.
+        let is_waiting = |asked: Time| advised < asked && now.since(asked) <= ASKED_VALID;
+        if !load.asked_at.is_some_and(is_waiting) {
+            load.asked_at = Some(now);
+        }
+        self.heartbeats.ask(now, &self.config);
+        false
     }
 }

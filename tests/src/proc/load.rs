@@ -133,6 +133,52 @@ fn one(dir: &Path, seed: u64, len_max: usize, seen: &Mutex<Seen>) {
     }
 }
 
+/// How long each step of [`foreground`] took.
+#[derive(Debug, Clone, Copy)]
+pub struct Latency {
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// The longest.
+    pub longest_ms: f64,
+    /// How many there were.
+    pub count: usize,
+}
+
+/// What nobody notices.
+pub const P99_FLOOR_MS: f64 = 50.0;
+
+/// Small writes with close, each followed by a read of it, for a while or until `until` says so.
+///
+/// # Panics
+/// One of them fails.
+pub fn foreground(dir: &Path, least: Duration, mut until: impl FnMut() -> bool) -> Latency {
+    let (begin, mut took) = (Instant::now(), Vec::new());
+    std::fs::create_dir_all(dir).expect("a directory for the load");
+    let mut asked = Instant::now();
+    let mut over = false;
+    while begin.elapsed() < least || !over {
+        let i = took.len();
+        let path = dir.join(format!("f{}", i % 50));
+        let at = Instant::now();
+        std::fs::write(&path, bytes(i as u64, 4000)).expect("a write of the load");
+        let got = std::fs::read(&path).expect("a read of the load");
+        assert!(got == bytes(i as u64, 4000), "{} is torn", path.display());
+        took.push(at.elapsed());
+        if asked.elapsed() > Duration::from_millis(250) {
+            over = until();
+            asked = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    took.sort();
+    let ms = |t: Duration| t.as_secs_f64() * 1000.0;
+    Latency {
+        p99_ms: ms(took[took.len() * 99 / 100]),
+        longest_ms: took.last().copied().map_or(0.0, ms),
+        count: took.len(),
+    }
+}
+
 /// Reads back everything acknowledged.
 ///
 /// # Errors

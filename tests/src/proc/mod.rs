@@ -3,6 +3,7 @@
 //! Every scenario works below a directory of its own, starts only processes that it knows by pid,
 //! and waits for conditions with a deadline. Scenarios take [`exclusive`] so that one runs at a time:
 //! they measure stalls, and the machine is small.
+pub mod busy;
 pub mod cluster;
 pub mod compare;
 pub mod fsck;

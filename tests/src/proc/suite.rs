@@ -26,7 +26,9 @@ pub fn suite((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
         install
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_TARGET_DIR");
-        install.args(["install", "--locked", "--quiet", "--version", version]);
+        // What they do is mostly system calls: their own speed is not worth an optimised build.
+        install.args(["install", "--debug", "--locked", "--quiet"]);
+        install.args(["--version", version]);
         install.arg("--root").arg(&root).arg(name);
         run(&mut install).with_context(|| format!("installing the suite {name} {version}"))?;
     }

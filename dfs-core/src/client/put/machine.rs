@@ -14,7 +14,7 @@ use std::time::Duration;
 const RENEWALS_MAX: u32 = 5;
 
 /// A put waits for room to be made for so many deadlines at most.
-const ROOM_DEADLINES: u32 = 4;
+const ROOM_DEADLINES: u32 = 2;
 
 /// Diagram in the [module docs](super).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -332,7 +332,7 @@ fn where_history_is_being_freed_a_writer_waits_beyond_its_deadline() {
         }
     };
     freeing(&mut rig);
-    for _ in 0..20 {
+    for _ in 0..15 {
         rig.later(deadline / 10);
         freeing(&mut rig);
         assert!(!rig.abandon(), "room is being made");

@@ -53,7 +53,9 @@ impl Master {
         if let Command::StoreSeen { .. } | Command::VoterAssigned { .. } = &decoded.command {
             self.hint_changed();
         }
-        if self.leading.is_some() {
+        let at = self.state.applied().at;
+        if let Some(leading) = self.leading.as_deref_mut() {
+            leading.clock.raise(at);
             self.after(entry.index, &decoded, applied, pending, out);
         }
         Ok(())

@@ -71,6 +71,11 @@ impl LogClock {
         Duration::from_nanos(u64::try_from(gained.max(0)).unwrap_or(u64::MAX))
     }
 
+    /// An entry was applied: what a former leader left may be later than what was known at the election.
+    pub fn raise(&mut self, applied: Time) {
+        self.last = self.last.max(applied);
+    }
+
     /// This much of it is noted.
     pub fn noted(&mut self, gap: Duration) {
         self.floor += i128::try_from(gap.as_nanos()).unwrap_or(i128::MAX);
@@ -148,6 +153,14 @@ mod tests {
             LogClock::new(s(1000), s(1), s(900)).peek(s(1), s(901)),
             s(1000)
         );
+    }
+
+    #[test]
+    fn regression_entries_of_a_former_leader_that_are_applied_late_raise_the_clock() {
+        let mut clock = LogClock::new(s(1000), s(10), s(900));
+        clock.raise(s(1005));
+        clock.raise(s(1002));
+        assert_eq!(clock.stamp(s(11), s(901)), s(1005) + s(1).since(s(0)) / 2);
     }
 
     #[test]

@@ -197,6 +197,27 @@ fn a_full_store_refuses_before_anything_is_stored() {
     assert!(rig.pending.is_empty());
 }
 
+#[test]
+fn regression_a_writer_that_pauses_longer_than_advice_is_new_is_refused_all_the_same() {
+    let mut rig = Rig::serving();
+    rig.disk.set_capacity(Some(0));
+    let to = rig.prepare(1);
+    assert_eq!(rig.refusal(to), ErrorCode::Freeing);
+    rig.tick(Duration::from_millis(1100));
+    rig.answer(|_| {});
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        // The answer comes soon; the writer comes again when it is no longer new.
+        rig.tick(Duration::from_millis(50));
+        rig.answer(|_| {});
+        rig.tick(Duration::from_millis(420));
+        let to = rig.prepare(1);
+        codes.push(rig.refusal(to));
+    }
+    assert!(codes.contains(&ErrorCode::NoSpace), "{codes:?}");
+    assert!(codes.contains(&ErrorCode::Freeing), "used once: {codes:?}");
+}
+
 /// A PREPARE of an object that has a file of its own.
 fn prepare_large(rig: &mut Rig, seq: u64) -> ReplyTo {
     let bytes = Bytes::from(vec![seq as u8; 100_000]);
