@@ -1,5 +1,5 @@
 //! Hands what arrives on the network to whom it is for.
-use crate::driver::disk_use::disk_use;
+use crate::driver::disk_use::DiskGauge;
 use crate::driver::gossip::GossipHandle;
 use crate::driver::master::MasterHandle;
 use crate::driver::namespace::NamespaceKeeper;
@@ -10,7 +10,6 @@ use dfs_core::net::server::{Handler, ServerHandle};
 use dfs_core::types::LogIndex;
 use dfs_core::wire::rpc::{ConnId, Reply, ReplyTo};
 use dfs_core::wire::{ErrorCode, NodeRequest, NodeResponse, Request, Response, WireError};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -29,6 +28,8 @@ pub struct Router {
     pub gossip: GossipHandle,
     /// The store's snapshots of the namespace.
     pub namespace: NamespaceKeeper,
+    /// Its data directory.
+    pub disk: Arc<DiskGauge>,
     /// Told when the daemon shall stop because somebody said so.
     pub stop: Arc<Notify>,
     /// For work that waits.
@@ -69,9 +70,9 @@ impl Router {
 
     /// Walks the data directory, which takes a while.
     fn disk_use(&self, from: ReplyTo) {
-        let (server, data_dir) = (self.server.clone(), self.node.data_dir().to_owned());
+        let (server, disk) = (self.server.clone(), Arc::clone(&self.disk));
         self.runtime.spawn_blocking(move || {
-            let used = disk_use(Path::new(&data_dir)).map(NodeResponse::DiskUse);
+            let used = disk.measure().map(NodeResponse::DiskUse);
             let refused = |e: std::io::Error| WireError::new(ErrorCode::Internal, e.to_string());
             server.reply(Reply {
                 to: from,

@@ -10,6 +10,7 @@ use crate::config::{Config, Rejoin};
 use crate::driver::WatchedDisk;
 use crate::driver::ballast::{Ballast, GuardedDisk};
 use crate::driver::calls::Calls;
+use crate::driver::disk_use::DiskGauge;
 use crate::driver::gossip::{self, GossipConfig, GossipHandle};
 use crate::driver::leader_book::LeaderBook;
 use crate::driver::master::{MasterDriver, MasterSetup};
@@ -171,6 +172,7 @@ impl Daemon {
         // Nobody else sets it.
         let _ = pokes.0.set(replica.handle());
 
+        let disk_gauge = DiskGauge::new(&config.data, table_counts.clone());
         let setup = MasterSetup {
             node,
             addr,
@@ -204,6 +206,7 @@ impl Daemon {
             master: master.handle(),
             gossip: gossip.clone(),
             namespace,
+            disk: Arc::new(disk_gauge),
             stop: stop.clone(),
             runtime: runtime.clone(),
         };

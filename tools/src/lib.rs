@@ -16,5 +16,6 @@ pub mod path;
 pub mod progress;
 pub mod rescue;
 pub mod run;
+pub mod space;
 pub mod transfer;
 pub mod view;

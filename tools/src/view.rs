@@ -2,6 +2,7 @@
 //! addresses strings, names and paths escaped strings (see [`escape`]), times of files ISO 8601
 //! strings, other times milliseconds since the Unix epoch (`_ms`).
 use crate::format::{escape, kind, time_iso, unix_ms};
+use crate::space::NodeSpace;
 use dfs_core::types::{Attr, Timestamp, VersionInfo};
 use dfs_core::wire::master::{ClusterStatus, Health, StoreInfo};
 use dfs_core::wire::node::{
@@ -288,6 +289,8 @@ pub struct StoreView {
     pub disk_ms: u64,
     /// Bytes of objects read since its start.
     pub read_bytes: u64,
+    /// What takes the space of its node, if it told in time.
+    pub space: Option<NodeSpace>,
 }
 
 impl From<&StoreInfo> for StoreView {
@@ -314,6 +317,7 @@ impl From<&StoreInfo> for StoreView {
             starved: s.starved,
             disk_ms: s.disk_ms,
             read_bytes: s.read_bytes,
+            space: None,
         }
     }
 }

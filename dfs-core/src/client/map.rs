@@ -180,6 +180,24 @@ impl Client {
         }
     }
 
+    /// Asks the store at an address, for which no session is needed.
+    ///
+    /// # Errors
+    /// It does not answer in time, or refuses.
+    pub async fn store_call(
+        &self,
+        addr: SocketAddr,
+        request: ReplicaRequest,
+        within: Duration,
+    ) -> Result<ReplicaResponse> {
+        let deadline = deadline_in(within);
+        let request = Request::Replica(request);
+        match self.pool.call(addr, request, Vec::new(), deadline).await? {
+            (Response::Replica(answer), _) => Ok(answer),
+            _ => Err(ClientError::Mismatch { asked: "store" }),
+        }
+    }
+
     /// Asks the voter at an address, whether it leads or not.
     ///
     /// # Errors

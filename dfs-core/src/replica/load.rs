@@ -5,8 +5,9 @@
 //! changed; what it found is reported when it ends, if it differs from what the master was told.
 use super::machine::{Cx, Replica};
 use super::tables::{self, ObjectRow, TableError, keys};
-use crate::types::{PgId, Time};
+use crate::types::{ObjectId, PgId, SMALL_OBJECT_MAX, Time};
 use crate::wire::master::{SpaceAdvice, StoreLoad};
+use crate::wire::replica::HeldBytes;
 use crate::wire::{ErrorCode, WireError};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,15 +28,23 @@ const ASKED_VALID: Duration = Duration::from_secs(3);
 /// A store counts as full until this part of its size is free again.
 const ROOM_PART: u64 = 64;
 
+/// What a walk counts, in bytes.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Counted {
+    groups: BTreeMap<PgId, u64>,
+    /// Of objects whose bytes lie in the tables.
+    in_tables: u64,
+}
+
 /// See the [module docs](self).
 #[derive(Debug, Default)]
 pub(super) struct Load {
     next: Time,
     after: Option<Vec<u8>>,
-    counted: BTreeMap<PgId, u64>,
+    counted: Counted,
     /// As the last walk found it.
-    groups: BTreeMap<PgId, u64>,
-    /// The master was told `groups`.
+    found: Counted,
+    /// The master was told the groups of `found`.
     is_told: bool,
     /// Batches applied when the last walk began.
     walked_at: u64,
@@ -47,12 +56,39 @@ pub(super) struct Load {
     full_since: Option<Time>,
 }
 
+/// Of the bytes of an object, those that lie in the tables.
+fn in_tables(len: u32) -> u64 {
+    match len > SMALL_OBJECT_MAX {
+        true => 0,
+        false => u64::from(len),
+    }
+}
+
+/// Bytes of snapshots of the namespace, and which of them lie in the tables. They are few, and neither
+/// listed nor walked over; an unreadable row counts nothing.
+fn namespace_bytes(cx: &Cx<'_>) -> (u64, u64) {
+    let (mut all, mut small) = (0, 0);
+    let mut after = ObjectId::of_namespace(0, 0);
+    loop {
+        let page = cx.store.list_objects(Some(after), PAGE).unwrap_or_default();
+        let page: Vec<_> = page.iter().take_while(|l| l.id.is_namespace()).collect();
+        let Some(last) = page.last() else {
+            return (all, small);
+        };
+        after = last.id;
+        for header in page.iter().filter_map(|l| l.header.as_ref()) {
+            all += u64::from(header.len);
+            small += in_tables(header.len);
+        }
+    }
+}
+
 impl Load {
     /// A heartbeat sent at `at`, which maybe carried the groups, was answered.
     pub fn told(&mut self, at: Time, groups: &Option<Vec<(PgId, u64)>>, advice: SpaceAdvice) {
         (self.advice, self.advised_at) = (advice, Some(at));
         if let Some(told) = groups {
-            self.is_told |= told.iter().copied().eq(self.groups.clone());
+            self.is_told |= told.iter().copied().eq(self.found.groups.clone());
         }
     }
 
@@ -73,7 +109,7 @@ impl Replica {
                 return Ok(());
             }
             self.load.walked_at = cx.store.applied();
-            self.load.counted.clear();
+            self.load.counted = Counted::default();
         }
         let after = self.load.after.take();
         let rows = self
@@ -81,7 +117,9 @@ impl Replica {
             .scan(cx.store, &keys::table(b'o'), after.as_deref(), PAGE)?;
         for (key, value) in &rows {
             let row: ObjectRow = tables::decode(key, value)?;
-            *self.load.counted.entry(row.pg).or_default() += u64::from(row.sum.len);
+            let counted = &mut self.load.counted;
+            *counted.groups.entry(row.pg).or_default() += u64::from(row.sum.len);
+            counted.in_tables += in_tables(row.sum.len);
         }
         if rows.len() == PAGE {
             self.load.after = rows.last().map(|(key, _)| key.clone());
@@ -89,16 +127,29 @@ impl Replica {
             return Ok(());
         }
         let counted = std::mem::take(&mut self.load.counted);
-        if counted != self.load.groups {
-            self.load.groups = counted;
-            self.load.is_told = false;
-        }
+        self.load.is_told &= counted.groups == self.load.found.groups;
+        self.load.found = counted;
         Ok(())
+    }
+
+    /// What the objects held are for, as the last walk found it.
+    pub(super) fn held_bytes(&self, cx: &Cx<'_>) -> HeldBytes {
+        let found = &self.load.found;
+        let is_walking = self.load.after.is_some();
+        let (namespace, namespace_in_tables) = namespace_bytes(cx);
+        HeldBytes {
+            groups: found.groups.iter().map(|(pg, b)| (*pg, *b)).collect(),
+            in_tables: found.in_tables,
+            namespace,
+            namespace_in_tables,
+            quarantine: 0,
+            is_current: !is_walking && self.load.walked_at == cx.store.applied(),
+        }
     }
 
     pub(super) fn load_report(&self, cx: &Cx<'_>, is_full: bool) -> StoreLoad {
         let is_news = is_full || !self.load.is_told;
-        let groups = &self.load.groups;
+        let groups = &self.load.found.groups;
         StoreLoad {
             reserve_bytes: cx.store.reserve_bytes(),
             starved: self.fetches.starved(),

@@ -103,6 +103,7 @@ impl Replica {
             prepares: self.counts.prepares,
             syncs: cx.store.syncs(),
             failed: self.failure.is_some(),
+            held: self.held_bytes(cx),
         }
     }
 

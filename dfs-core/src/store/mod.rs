@@ -28,6 +28,7 @@ pub mod store_meta;
 pub mod store_writer;
 pub mod table_counts;
 pub mod table_fault;
+pub mod table_use;
 
 pub use base::{Base, BaseView, MemBase};
 pub use cow_disk::CowDisk;
@@ -52,3 +53,4 @@ pub use store_meta::{MetaError, StoreMeta};
 pub use store_writer::{PendingBatch, StoreWriter};
 pub use table_counts::{TableCounts, TableTotals};
 pub use table_fault::TableFault;
+pub use table_use::{TableGauge, TableUse};

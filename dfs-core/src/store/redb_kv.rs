@@ -16,7 +16,9 @@ use super::kv::scan_readable;
 use super::mirror::{MirrorCheck, MirrorFile};
 use super::mirror_open::{Opened, Side};
 use super::raw_check;
-use super::{Disk, DiskError, DiskFile, KvError, KvPair, KvRead, TableCounts, TableFault};
+use super::{
+    Disk, DiskError, DiskFile, KvError, KvPair, KvRead, TableCounts, TableFault, TableGauge,
+};
 use crate::types::crc32c;
 use bytes::Bytes;
 use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
@@ -29,7 +31,7 @@ pub(super) const CORRUPTED: &str = "DB corrupted";
 /// Cache of a table file unless configured: several daemons share a machine.
 pub const CACHE_BYTES_DEFAULT: usize = 16 << 20;
 
-const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("kv");
+pub(super) const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("kv");
 
 /// Durable tables in a `redb` file. See the [module docs](self).
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub struct RedbBase {
     database: Arc<Database>,
     fault: Arc<TableFault>,
     mirror: Arc<MirrorFile>,
+    gauge: Arc<TableGauge>,
 }
 
 /// A [`MirrorFile`] as `redb` wants it.
@@ -176,10 +179,13 @@ impl RedbBase {
             let built = builder.create_with_backend(MirrorBackend(Arc::clone(&mirror)));
             built.map(Arc::new).map_err(engine)
         })?;
+        let gauge = Arc::new(TableGauge::new(&mirror.path, &database, &fault));
+        mirror.counts.watch(&gauge);
         Ok(Self {
             database,
             fault,
             mirror,
+            gauge,
         })
     }
 
@@ -252,6 +258,7 @@ impl Base for RedbBase {
 impl Drop for RedbBase {
     /// An engine that panicked is not asked to close its file.
     fn drop(&mut self) {
+        self.gauge.close();
         if self.fault.cause().is_some() {
             std::mem::forget(Arc::clone(&self.database));
         }

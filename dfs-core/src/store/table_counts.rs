@@ -1,5 +1,7 @@
 //! What the checks of a node's table files found: shared by the files and whoever reports them.
+use super::TableGauge;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Counts of one node since its start; all table files of the node share one.
 #[derive(Debug, Default)]
@@ -9,6 +11,8 @@ pub struct TableCounts {
     lost: AtomicU64,
     passes: AtomicU64,
     asked: AtomicU64,
+    /// Of the files that are open.
+    gauges: Mutex<Vec<Weak<TableGauge>>>,
 }
 
 /// [`TableCounts`] at one moment.
@@ -49,6 +53,18 @@ impl TableCounts {
     #[must_use]
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
+    }
+    /// A file was opened.
+    pub(super) fn watch(&self, gauge: &Arc<TableGauge>) {
+        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.retain(|known| known.strong_count() > 0);
+        gauges.push(Arc::downgrade(gauge));
+    }
+    /// Of the files that are open.
+    #[must_use]
+    pub fn gauges(&self) -> Vec<Arc<TableGauge>> {
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.iter().filter_map(Weak::upgrade).collect()
     }
     /// The counts now.
     #[must_use]

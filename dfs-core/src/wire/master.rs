@@ -8,6 +8,7 @@ use crate::types::{
     StoreId, Term, Time, VersionInfo, VersionNo,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -176,12 +177,10 @@ pub enum MasterRequest {
         /// Rows at most.
         limit: u32,
     },
-    /// Bytes of a group's objects, of newest contents and of older versions, page by page.
+    /// Bytes of the groups' objects, of newest contents and of older versions, page by page.
     GroupSpace {
-        /// The group.
-        pg: PgId,
-        /// Rows after this `(ino, chunk)`.
-        after: Option<(Ino, ChunkNo)>,
+        /// Rows after this group, inode and chunk.
+        after: Option<(PgId, Ino, ChunkNo)>,
     },
     /// Forgets one store, which its node had before its data directory was replaced.
     RemoveStore {
@@ -635,13 +634,58 @@ pub enum MasterResponse {
     Records(Vec<RepairRecord>),
     /// To `GroupSpace`.
     GroupSpace {
-        /// Bytes of objects that the newest content of some name refers to.
-        live: u64,
-        /// Bytes of objects that only older or deleted versions refer to.
-        version: u64,
+        /// Ascending; a group that goes on in the next page is in both.
+        groups: Vec<GroupBytes>,
+        /// Objects that several rows refer to, not in `groups`; each may come again.
+        shared: Vec<SharedBytes>,
         /// Where to go on; `None` at the end.
-        next: Option<(Ino, ChunkNo)>,
+        next: Option<(PgId, Ino, ChunkNo)>,
     },
+}
+
+/// Bytes of a group's objects, one copy of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupBytes {
+    /// The group.
+    pub pg: PgId,
+    /// Of objects that the newest content of a named file refers to.
+    pub live: u64,
+    /// Of objects that only older or deleted versions refer to.
+    pub version: u64,
+}
+
+/// Bytes of an object that several rows refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedBytes {
+    /// Its group.
+    pub pg: PgId,
+    /// The object.
+    pub object: ObjectId,
+    /// Its bytes.
+    pub len: u64,
+    /// The newest content of a named file refers to it here.
+    pub is_live: bool,
+}
+
+impl GroupBytes {
+    /// Adds what the pages of all groups say, each shared object once.
+    pub fn add_shared(
+        groups: &mut BTreeMap<PgId, Self>,
+        shared: impl IntoIterator<Item = SharedBytes>,
+    ) {
+        let mut once: BTreeMap<ObjectId, SharedBytes> = BTreeMap::new();
+        for one in shared {
+            once.entry(one.object).or_insert(one).is_live |= one.is_live;
+        }
+        for one in once.values() {
+            let sum = groups.entry(one.pg).or_default();
+            sum.pg = one.pg;
+            match one.is_live {
+                true => sum.live += one.len,
+                false => sum.version += one.len,
+            }
+        }
+    }
 }
 
 /// How the cluster is, worst last.

@@ -200,21 +200,39 @@ pub struct NodeIdentityInfo {
     pub version: String,
 }
 
-/// Space that a data directory takes, in bytes of allocated blocks.
+/// Space that a data directory takes, in bytes of allocated blocks: each file and directory is in one
+/// of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DiskUse {
-    /// Files of objects, their headers included.
+    /// Bytes of objects that have a file each, by the lengths of the files.
     pub objects: u64,
+    /// What these files take besides: headers, and the rest of the last blocks.
+    pub padding: u64,
     /// The store's tables: small objects, and what is known of all.
-    pub tables: u64,
+    pub tables: TableSpace,
     /// The store's journal.
     pub journal: u64,
-    /// The voter's log and tables.
-    pub voter: u64,
-    /// Everything.
-    pub total: u64,
-    /// Stores and voters that were set aside because of damage; in `total`, too.
+    /// The voter's tables.
+    pub voter_tables: TableSpace,
+    /// The voter's log.
+    pub voter_log: u64,
+    /// What is given up when the device is full.
+    pub ballast: u64,
+    /// Identity, known peers, locks, the directories themselves.
+    pub other: u64,
+    /// Stores and voters that were set aside because of damage.
     pub set_aside: u64,
+    /// All blocks, added up apart from the parts.
+    pub total: u64,
+}
+
+/// Space of a table file with its copy and sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableSpace {
+    /// All three files.
+    pub total: u64,
+    /// Of these, pages that nothing is in, or will be when the next transactions are done.
+    pub free: u64,
 }
 
 /// An answer of a node.

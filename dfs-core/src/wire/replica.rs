@@ -251,4 +251,23 @@ pub struct StoreUsage {
     pub syncs: u64,
     /// It saw an I/O error and acknowledges nothing.
     pub failed: bool,
+    /// What the bytes of objects are for.
+    pub held: HeldBytes,
+}
+
+/// Bytes of the objects that a store holds, as its rows say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HeldBytes {
+    /// Of objects on its list, by group, ascending.
+    pub groups: Vec<(PgId, u64)>,
+    /// Of these, what lies in the tables and not in files.
+    pub in_tables: u64,
+    /// Of snapshots of the namespace.
+    pub namespace: u64,
+    /// Of these, what lies in the tables.
+    pub namespace_in_tables: u64,
+    /// Of objects that were put out of use because of damage.
+    pub quarantine: u64,
+    /// Nothing has changed since `groups` was counted.
+    pub is_current: bool,
 }

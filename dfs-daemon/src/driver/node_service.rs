@@ -97,12 +97,6 @@ impl NodeService {
         }
     }
 
-    /// The data directory.
-    #[must_use]
-    pub fn data_dir(&self) -> &str {
-        &self.facts.data_dir
-    }
-
     fn identity(&self) -> NodeIdentityInfo {
         let me = self.gossip.identity();
         let raft_id = match self.voting.get() {

@@ -1,24 +1,30 @@
-//! `status`: one line of health, then stores, voters, sessions and repair.
+//! `status`: one line of health, then stores, their space, voters, sessions and repair.
 use crate::cluster::Tools;
 use crate::error::{ToolError, words};
 use crate::format::{Table, duration, short_id, size};
 use crate::nodes;
+use crate::space::{self, NodeSpace};
 use crate::view::{StatusView, health, member_state};
 use clap::Args;
 use dfs_core::client::{Client, ClientError};
 use dfs_core::net::clock::unix_ms;
-use dfs_core::types::Time;
+use dfs_core::types::{StoreId, Time};
 use dfs_core::wire::ErrorCode;
 use dfs_core::wire::master::{ClusterStatus, Health, StoreInfo};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer of the leader is waited for, unless told.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a node is waited for to tell its space.
+const SPACE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// What takes the space of each node instead: newest contents, versions, the rest
+    /// Only what takes the space of each node, counted anew: newest contents, versions, the rest
     #[arg(long)]
     pub space: bool,
 }
@@ -32,9 +38,33 @@ pub async fn run(tools: &mut Tools) -> anyhow::Result<()> {
     tools.global.timeout.get_or_insert(PATIENCE);
     let client = tools.reader().await?;
     match client.status().await {
-        Ok(status) if tools.out.json => tools.out.json(&StatusView::from(&status)),
-        Ok(status) => tools.out.text(text(&status, Time(unix_ms() * 1_000_000))),
+        Ok(status) => {
+            let spaces = spaces(&client, &status).await;
+            if tools.out.json {
+                let mut view = StatusView::from(&status);
+                for (store, view) in status.stores.iter().zip(&mut view.stores) {
+                    let space = spaces.as_ref().ok().and_then(|all| all.get(&store.store));
+                    view.space = space.and_then(|space| space.clone().ok());
+                }
+                return tools.out.json(&view);
+            }
+            let now = Time(unix_ms() * 1_000_000);
+            tools.out.text(text(&status, &spaces, now))
+        }
         Err(e) => without_leader(&client, e, tools).await,
+    }
+}
+
+/// What takes the space of each node that is up, or why that is not known.
+type Spaces = Result<BTreeMap<StoreId, Result<NodeSpace, String>>, String>;
+
+async fn spaces(client: &Arc<Client>, status: &ClusterStatus) -> Spaces {
+    let up = status.stores.iter().filter(|s| s.up).cloned();
+    let up: Vec<_> = up.collect();
+    let counting = space::of_nodes(client, &up, SPACE_PATIENCE, false);
+    match tokio::time::timeout(2 * SPACE_PATIENCE, counting).await {
+        Ok(counted) => counted.map_err(|e| words(&e)),
+        Err(_) => Err("it takes longer to count; see status --space".to_owned()),
     }
 }
 
@@ -108,15 +138,12 @@ fn headline(status: &ClusterStatus) -> String {
     format!("{word}  {}\n", parts.join("; "))
 }
 
-fn text(status: &ClusterStatus, now: Time) -> String {
-    let mut text = headline(status);
-    text.push('\n');
+/// How each store is.
+fn stores_table(stores: &[&StoreInfo], now: Time) -> Table {
     let mut table = Table::new(&[
-        "NODE", "ADDRESS", "STATE", "ROLE", "USED>", "FREE>", "TOTAL>", "PGS>", "FILLING>",
+        "NODE", "ADDRESS", "STATE", "ROLE", "OBJECTS>", "FREE>", "TOTAL>", "PGS>", "FILLING>",
         "BEHIND>",
     ]);
-    let mut stores: Vec<&StoreInfo> = status.stores.iter().collect();
-    stores.sort_by_key(|s| s.addr);
     for s in stores {
         table.row([
             short_id(s.node.0),
@@ -131,7 +158,25 @@ fn text(status: &ClusterStatus, now: Time) -> String {
             s.behind.to_string(),
         ]);
     }
-    text.push_str(&table.render());
+    table
+}
+
+fn text(status: &ClusterStatus, spaces: &Spaces, now: Time) -> String {
+    let mut text = headline(status);
+    text.push('\n');
+    let mut stores: Vec<&StoreInfo> = status.stores.iter().collect();
+    stores.sort_by_key(|s| s.addr);
+    text.push_str(&stores_table(&stores, now).render());
+    text.push('\n');
+    match spaces {
+        Ok(spaces) => {
+            let told = stores
+                .iter()
+                .filter_map(|s| Some((*s, spaces.get(&s.store)?.clone())));
+            text.push_str(&super::space::table(told).render());
+        }
+        Err(why) => text.push_str(&format!("space of the nodes: {why}\n")),
+    }
     let voters = status.stores.iter().filter(|s| s.voter).count();
     let live = status.stores.iter().filter(|s| s.voter && s.up).count();
     let (active, fencing, copying) = status.pgs;
@@ -280,11 +325,48 @@ mod tests {
     #[test]
     fn the_first_line_begins_with_the_health_and_gives_the_reasons() {
         let now = Time(12_000_000_000);
-        let well = text(&status(Health::Healthy, &[]), now);
+        let none = Ok(BTreeMap::new());
+        let well = text(&status(Health::Healthy, &[]), &none, now);
         assert!(well.starts_with("HEALTHY  1 stores up, all 256 placement groups complete\n"));
-        let ill = text(&status(Health::AtRisk, &["3 groups at one copy"]), now);
+        let ill = text(
+            &status(Health::AtRisk, &["3 groups at one copy"]),
+            &none,
+            now,
+        );
         assert!(ill.starts_with("AT-RISK  3 groups at one copy\n"), "{ill}");
         assert!(ill.contains("down 7.0s") && ill.contains("leader"), "{ill}");
+    }
+
+    #[test]
+    fn the_space_of_each_node_is_shown_by_what_it_is_for() {
+        let space = NodeSpace {
+            live: 3 << 20,
+            version: 5 << 10,
+            quarantine: 7,
+            reclaimable: 11 << 10,
+            metadata: 13 << 20,
+            ballast: 64 << 20,
+            set_aside: 17 << 20,
+            total: 1 << 30,
+            ..NodeSpace::default()
+        };
+        let spaces = Ok(BTreeMap::from([(StoreId(1), Ok(space))]));
+        let shown = text(&status(Health::Healthy, &[]), &spaces, Time(0));
+        let row = |text: &str, first: &str| {
+            let mut lines = text.lines().filter(|l| l.starts_with(first));
+            let words: Vec<_> = lines.next_back().unwrap().split_whitespace().collect();
+            words.join(" ")
+        };
+        let head = "NODE LIVE VERSIONS QUARANTINE RECLAIMABLE METADATA BALLAST ON DISK";
+        assert_eq!(row(&shown, "NODE"), head, "{shown}");
+        let cells = "3.0 MiB 5.0 KiB 7 B 11.0 KiB 13.0 MiB 64.0 MiB 1.0 GiB 17.0 MiB set aside";
+        assert_eq!(row(&shown, "ab000000"), format!("ab000000 {cells}"));
+        let failed = Ok(BTreeMap::from([(StoreId(1), Err("no answer".to_owned()))]));
+        let shown = text(&status(Health::Healthy, &[]), &failed, Time(0));
+        assert_eq!(row(&shown, "ab000000"), "ab000000 ? ? ? ? ? ? ? no answer");
+        let none = Err("no time".to_owned());
+        let shown = text(&status(Health::Healthy, &[]), &none, Time(0));
+        assert!(shown.contains("space of the nodes: no time\n"), "{shown}");
     }
 
     #[test]

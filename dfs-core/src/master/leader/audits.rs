@@ -112,13 +112,12 @@ impl Master {
 
     pub(super) fn answer_space(
         &self,
-        pg: PgId,
-        after: Option<(Ino, ChunkNo)>,
+        after: Option<(PgId, Ino, ChunkNo)>,
     ) -> Result<MasterResponse, WireError> {
-        let space = group_space(self.state.kv(), pg, after, SPACE_ROWS).map_err(broken)?;
+        let space = group_space(self.state.kv(), after, SPACE_ROWS).map_err(broken)?;
         Ok(MasterResponse::GroupSpace {
-            live: space.live,
-            version: space.version,
+            groups: space.groups,
+            shared: space.shared,
             next: space.next,
         })
     }

@@ -126,7 +126,7 @@ pub(super) enum ReadKind {
         after: Ino,
         limit: u32,
     },
-    GroupSpace(PgId, Option<(Ino, ChunkNo)>),
+    GroupSpace(Option<(PgId, Ino, ChunkNo)>),
 }
 
 /// What is done when a wait is over.

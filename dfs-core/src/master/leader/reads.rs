@@ -99,7 +99,7 @@ impl Master {
                 after,
                 limit,
             } => self.answer_files(store, after, limit),
-            ReadKind::GroupSpace(pg, after) => self.answer_space(pg, after),
+            ReadKind::GroupSpace(after) => self.answer_space(after),
             ReadKind::ObjectFates(objects) => self.answer_fates(&objects),
             ReadKind::RepairRecords => self
                 .state

@@ -131,7 +131,7 @@ impl Master {
             R::Watch { root } => self.on_watch(to, root, out),
             R::Forget { node } => self.on_drain(to, node, true, out),
             R::Status => self.read(to, ReadKind::Status, out),
-            R::GroupSpace { pg, after } => self.read(to, ReadKind::GroupSpace(pg, after), out),
+            R::GroupSpace { after } => self.read(to, ReadKind::GroupSpace(after), out),
             R::ObjectFates { objects } => self.read(to, ReadKind::ObjectFates(objects), out),
             other => {
                 tracing::warn!(?other, "a request of a session came as one of a tool");

@@ -98,6 +98,40 @@ fn a_group_that_leaves_the_store_takes_no_snapshot_along() {
     assert_eq!(rig.kept().len(), 2);
 }
 
+/// They were taken for objects that nothing refers to.
+#[test]
+fn regression_snapshots_are_counted_apart_from_what_groups_hold() {
+    let mut rig = Rig::serving();
+    rig.prepare(1);
+    rig.settle();
+    let held = |rig: &mut Rig| {
+        let to = rig.request(ReplicaRequest::Usage, Bytes::new());
+        match rig.reply(to) {
+            Some(Ok(ReplicaResponse::Usage(usage))) => (usage.used_bytes, usage.held),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!held(&mut rig).1.is_current, "not counted yet");
+    for _ in 0..3 {
+        rig.tick(Duration::from_secs(2));
+        rig.settle();
+    }
+    let len = content(1).len() as u64;
+    let (used, before) = held(&mut rig);
+    assert_eq!((used, &*before.groups), (len, &[(PG, len)][..]));
+    assert_eq!((before.in_tables, before.namespace), (len, 0));
+    assert!(before.is_current);
+    rig.snapshot(10, true);
+    rig.snapshot(20, true);
+    let (used, after) = held(&mut rig);
+    assert_eq!(used, len + after.namespace);
+    assert!(after.namespace > 140_000, "two parts of 70,000 bytes");
+    // The manifests are small.
+    let small = after.namespace_in_tables;
+    assert!(small > 0 && small < 2000, "{small}");
+    assert_eq!(after.groups, before.groups);
+}
+
 #[test]
 fn a_store_that_has_failed_keeps_no_snapshot() {
     let mut rig = Rig::serving();

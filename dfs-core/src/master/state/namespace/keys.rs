@@ -121,6 +121,13 @@ pub(super) fn pg_index_of(pg: PgId) -> Vec<u8> {
 pub(super) fn pg_index(pg: PgId, ino: Ino, chunk: ChunkNo) -> Vec<u8> {
     Key::new(PG_INDEX).u16(pg.0).u64(ino.0).u32(chunk.0).0
 }
+/// Group, inode and chunk of a [`pg_index`] key.
+pub(super) fn parse_pg_index(key: &[u8]) -> Option<(PgId, Ino, ChunkNo)> {
+    let at = PG_INDEX.len();
+    let pg: [u8; 2] = key.get(at..at + 2)?.try_into().ok()?;
+    let (ino, chunk) = (u64_at(key, at + 2)?, u32_at(key, at + 10)?);
+    Some((PgId(u16::from_be_bytes(pg)), Ino(ino), ChunkNo(chunk)))
+}
 pub(super) fn links_of(ino: Ino) -> Vec<u8> {
     Key::new(LINKS).u64(ino.0).0
 }

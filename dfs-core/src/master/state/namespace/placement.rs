@@ -5,7 +5,7 @@ use super::walk;
 use crate::master::state::StateError;
 use crate::store::{KvRead, prefix_end};
 use crate::types::{ChunkNo, Extent, Ino, ObjectId, ObjectSum, PgId, PgMap, pg_of};
-use crate::wire::master::PgRow;
+use crate::wire::master::{GroupBytes, PgRow, SharedBytes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An inode, one of its paths, and its size in bytes.
@@ -44,61 +44,90 @@ pub fn pg_rows(
     Ok((rows, is_end))
 }
 
-/// Bytes of a group's objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Bytes of the objects of some groups.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupSpace {
-    /// Of objects that the newest content of a named file refers to.
-    pub live: u64,
-    /// Of objects that only older or deleted versions refer to.
-    pub version: u64,
+    /// Ascending; a group may go on in the next page. Only objects that no other row refers to.
+    pub groups: Vec<GroupBytes>,
+    /// The others: each may come again, with other rows. It is live if it is so in one of them.
+    pub shared: Vec<SharedBytes>,
     /// Where to go on; `None` at the end.
-    pub next: Option<(Ino, ChunkNo)>,
+    pub next: Option<(PgId, Ino, ChunkNo)>,
 }
 
-/// Bytes of the objects of the next `limit` rows of a PG. An object that is cut over two chunks
-/// counts in each.
+/// Bytes of the objects of the next `limit` rows of all PGs. Objects that another chunk or another file
+/// refers to (an append over two chunks, a version restored from elsewhere) are told apart, so that whoever
+/// adds up counts them once.
 ///
 /// # Errors
 /// [`StateError`] when the tables are broken.
 pub fn group_space(
     kv: &dyn KvRead,
-    pg: PgId,
-    after: Option<(Ino, ChunkNo)>,
+    after: Option<(PgId, Ino, ChunkNo)>,
     limit: usize,
 ) -> Result<GroupSpace, StateError> {
-    let prefix = keys::pg_index_of(pg);
     let from = match after {
-        Some((ino, chunk)) => read::after(&keys::pg_index(pg, ino, chunk)),
-        None => prefix.clone(),
+        Some((pg, ino, chunk)) => read::after(&keys::pg_index(pg, ino, chunk)),
+        None => keys::PG_INDEX.to_vec(),
     };
-    let pairs = kv.scan(&from, &prefix_end(&prefix), limit)?;
+    let pairs = kv.scan(&from, &prefix_end(keys::PG_INDEX), limit)?;
     let mut space = GroupSpace::default();
     for (key, _) in &pairs {
-        let at = prefix.len();
-        let (ino, chunk) = (keys::u64_at(key, at), keys::u32_at(key, at + 8));
-        let (Some(ino), Some(chunk)) = (ino.map(Ino), chunk.map(ChunkNo)) else {
-            return Err(read::broken("PG index", key));
-        };
-        let inode = read::known_inode(kv, ino)?;
-        let newest = match inode.nlink {
-            0 => None,
-            _ => read::row_at(kv, ino, chunk, inode.version)?,
-        };
-        let newest: BTreeSet<_> = newest
-            .into_iter()
-            .flat_map(|(_, extents)| extents)
-            .map(|e| e.object)
-            .collect();
-        for (id, sum) in &objects_of(kv, pg, ino, chunk)? {
-            match newest.contains(id) {
-                true => space.live += u64::from(sum.len),
-                false => space.version += u64::from(sum.len),
-            }
-        }
-        space.next = Some((ino, chunk));
+        let row = keys::parse_pg_index(key).ok_or_else(|| read::broken("PG index", key))?;
+        add_row(kv, row, &mut space)?;
+        space.next = Some(row);
     }
     space.next = space.next.filter(|_| pairs.len() == limit);
     Ok(space)
+}
+
+fn add_row(
+    kv: &dyn KvRead,
+    (pg, ino, chunk): (PgId, Ino, ChunkNo),
+    space: &mut GroupSpace,
+) -> Result<(), StateError> {
+    let inode = read::known_inode(kv, ino)?;
+    let newest = match inode.nlink {
+        0 => None,
+        _ => read::row_at(kv, ino, chunk, inode.version)?,
+    };
+    let newest = newest.into_iter().flat_map(|(_, extents)| extents);
+    let newest: BTreeSet<_> = newest.map(|e| e.object).collect();
+    // Objects with their lengths and how many rows of this chunk refer to them.
+    let mut objects: BTreeMap<ObjectId, (u64, u64)> = BTreeMap::new();
+    for (key, value) in read::all(kv, &keys::rows_of_chunk(ino, chunk))? {
+        let extents: Vec<Extent> = read::decode("row", &key, &value)?;
+        let here = extents.into_iter().filter(|e| e.pg == pg);
+        let of_row: BTreeMap<_, _> = here.map(|e| (e.object, e.sum.len)).collect();
+        for (object, len) in of_row {
+            objects.entry(object).or_insert((u64::from(len), 0)).1 += 1;
+        }
+    }
+    for (object, (len, rows)) in objects {
+        let is_live = newest.contains(&object);
+        let all: Option<u64> = read::get(kv, "object", &keys::object(object))?;
+        if all != Some(rows) {
+            space.shared.push(SharedBytes {
+                pg,
+                object,
+                len,
+                is_live,
+            });
+            continue;
+        }
+        if space.groups.last().is_none_or(|last| last.pg != pg) {
+            space.groups.push(GroupBytes {
+                pg,
+                ..GroupBytes::default()
+            });
+        }
+        let last = space.groups.last_mut().expect("pushed above");
+        match is_live {
+            true => last.live += len,
+            false => last.version += len,
+        }
+    }
+    Ok(())
 }
 
 /// Objects of a chunk in this PG that any kept version refers to.

@@ -6,7 +6,7 @@ use crate::types::{
     CHUNK_SIZE, ChunkNo, ClientId, Epoch, Extent, Ino, LeaseSeq, OpId, PgPhase, Revision, SetTime,
     StoreId, Timestamp, VersionNo,
 };
-use crate::wire::master::Note;
+use crate::wire::master::{GroupBytes, Note};
 use crate::wire::{Change, ErrorCode, Mutation, MutationOk};
 
 const KIB: u64 = 1024;
@@ -264,6 +264,35 @@ fn an_append_lands_at_the_true_end_and_may_be_split_over_chunks() {
     assert_eq!((rows[0].clean.is_some(), rows[1].clean), (true, None));
     let before_at = w.change(f, token, at(CHUNK_SIZE * 7, 10));
     assert_eq!(offset_of(before_at), CHUNK_SIZE + 2 * KIB);
+}
+
+/// It was counted in both chunks.
+#[test]
+fn regression_the_bytes_of_an_object_in_two_chunks_count_once() {
+    let mut w = World::new();
+    let f = w.file(ROOT, "f");
+    let token = w.token(1);
+    let size = CHUNK_SIZE - KIB;
+    w.write(f, token, 0, 4096);
+    w.change(f, token, |_| Change::Truncate { size }).unwrap();
+    let append = |op| Change::Append {
+        at: 4096,
+        puts: puts(op, 4096, 3 * KIB as u32),
+    };
+    assert_eq!(offset_of(w.change(f, token, append)), size);
+    let space = |w: &World, page: usize| {
+        let all = w.space(page);
+        let sum = |of: fn(&GroupBytes) -> u64| all.values().map(of).sum::<u64>();
+        (sum(|b| b.live), sum(|b| b.version))
+    };
+    let all = 4096 + 3 * KIB;
+    assert_eq!((space(&w, 1), space(&w, 100)), ((all, 0), (all, 0)));
+    // What is left of it in the second chunk keeps it alive, whatever the first one shows.
+    w.seal(f, token);
+    w.write(f, token, size, KIB as u32);
+    assert_eq!(space(&w, 1), (all + KIB, 0));
+    w.unlink(ROOT, "f").unwrap();
+    assert_eq!(space(&w, 100), (0, all + KIB));
 }
 
 #[test]

@@ -4,9 +4,9 @@ use super::random::Run;
 use super::world::PGS;
 use crate::master::state::namespace::{self, keys, read};
 use crate::store::{KvRead, prefix_end};
-use crate::types::{ChunkNo, Extent, FileKind, Ino, PgId, VersionNo};
+use crate::types::{ChunkNo, Extent, FileKind, Ino, ObjectId, PgId, VersionNo};
 use crate::wire::{Query, QueryAnswer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Run {
     pub fn compare(&self) {
@@ -86,7 +86,7 @@ impl Run {
 
     /// The rows of all PGs are the objects that are kept, each in its own PG.
     fn compare_listing(&self) {
-        let mut listed = std::collections::BTreeSet::new();
+        let mut listed = BTreeMap::new();
         for pg in 0..PGS {
             let mut after: Option<(Ino, ChunkNo)> = None;
             loop {
@@ -95,7 +95,8 @@ impl Run {
                 for row in rows {
                     after = Some((row.ino, row.chunk));
                     assert!(row.clean.is_some() || !row.objects.is_empty());
-                    listed.extend(row.objects.iter().map(|(object, _)| (*object, pg)));
+                    let objects = row.objects.iter();
+                    listed.extend(objects.map(|(object, sum)| ((*object, pg), sum.len)));
                 }
                 if is_end {
                     break;
@@ -105,5 +106,34 @@ impl Run {
         let end = prefix_end(keys::REFS);
         let kept = self.w.kv.scan(keys::REFS, &end, usize::MAX).unwrap().len();
         assert_eq!(listed.len(), kept, "each object is listed in one PG");
+        self.compare_space(&listed);
+    }
+
+    /// The bytes of every kept object are counted once: as live if the newest content of a name shows
+    /// any of it.
+    fn compare_space(&self, listed: &BTreeMap<(ObjectId, u16), u32>) {
+        let is_named = |ino: &&Ino| self.model.links(**ino) > 0;
+        let mut shown = BTreeSet::new();
+        for ino in self.model.nodes.keys().filter(is_named) {
+            if self.model.nodes[ino].kind == FileKind::File {
+                let chunks = self.w.try_layout(*ino, None).unwrap().chunks;
+                let extents = chunks.iter().flat_map(|chunk| &chunk.extents);
+                shown.extend(extents.map(|e| e.object));
+            }
+        }
+        let mut expected: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+        for ((object, pg), len) in listed {
+            let sum = expected.entry(*pg).or_default();
+            match shown.contains(object) {
+                true => sum.0 += u64::from(*len),
+                false => sum.1 += u64::from(*len),
+            }
+        }
+        let counted = self.w.space(3);
+        let counted: BTreeMap<_, _> = counted
+            .iter()
+            .map(|(pg, bytes)| (pg.0, (bytes.live, bytes.version)))
+            .collect();
+        assert_eq!(counted, expected);
     }
 }

@@ -4,10 +4,10 @@ use crate::master::state::{ApplyCtx, ApplyError, Effects};
 use crate::store::{KvRead, MemKv};
 use crate::types::{
     Attr, CHUNK_SIZE, ChunkNo, ClientId, Epoch, Extent, FileKind, Ino, LogIndex, Name, ObjectId,
-    ObjectSum, OpId, PgInfo, PgMap, PgPhase, QuorumSizes, SetTime, StoreId, Time, VersionInfo,
-    VersionNo,
+    ObjectSum, OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, SetTime, StoreId, Time,
+    VersionInfo, VersionNo,
 };
-use crate::wire::master::Layout;
+use crate::wire::master::{GroupBytes, Layout};
 use crate::wire::mutation::{NewNode, RenameMode};
 use crate::wire::{
     Change, Commit, ErrorCode, Mutation, MutationOk, PutExtent, Query, QueryAnswer, WriteToken,
@@ -286,6 +286,26 @@ impl World {
 
     pub fn query(&self, q: &Query) -> Result<QueryAnswer, ErrorCode> {
         namespace::query(&self.kv, &self.map, q).map_err(|e| e.code)
+    }
+
+    /// Bytes of all groups, asked for in pages of `limit` rows.
+    pub fn space(&self, limit: usize) -> BTreeMap<PgId, GroupBytes> {
+        let (mut all, mut shared, mut after) = (BTreeMap::new(), Vec::new(), None);
+        loop {
+            let page = namespace::group_space(&self.kv, after, limit).unwrap();
+            for bytes in page.groups {
+                let sum: &mut GroupBytes = all.entry(bytes.pg).or_default();
+                sum.pg = bytes.pg;
+                sum.live += bytes.live;
+                sum.version += bytes.version;
+            }
+            shared.extend(page.shared);
+            after = page.next;
+            if after.is_none() {
+                GroupBytes::add_shared(&mut all, shared);
+                return all;
+            }
+        }
     }
 
     pub fn attr(&self, ino: Ino) -> Attr {
