@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 
-WRITERS, ROUNDS = 4, 60
+WRITERS, ROUNDS = 4, 20
 
 
 def writer(path, mode, who):
