@@ -29,7 +29,7 @@ fn what_one_mount_closed_the_other_opens_in_every_round() {
         Mount::new(&cluster, "a").unwrap(),
         Mount::new(&cluster, "b").unwrap(),
     );
-    let rounds = times(2_000);
+    let rounds = times(1_200);
     let begin = Instant::now();
     let round = |i: usize| {
         let (hand, turn) = (i % HANDS, i / HANDS);

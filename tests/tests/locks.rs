@@ -50,7 +50,7 @@ fn eight_processes_on_three_mounts_count_exactly() {
     let _alone = exclusive();
     // Each; DFS_LOCK_CYCLES sets another number.
     let set = std::env::var("DFS_LOCK_CYCLES").ok();
-    let cycles: u64 = set.map_or(250, |v| v.parse().expect("a number"));
+    let cycles: u64 = set.map_or(150, |v| v.parse().expect("a number"));
     let cluster = Cluster::start(5).unwrap();
     let mounts: [Mount; 3] = mounts(&cluster);
     std::fs::write(mounts[0].join("counter"), "").unwrap();
@@ -84,7 +84,7 @@ fn ping_pong_over_two_mounts_grows_by_two() {
         return;
     }
     let _alone = exclusive();
-    const ROUNDS: u32 = 600;
+    const ROUNDS: u32 = 300;
     let cluster = cluster();
     let [a, b] = mounts(&cluster);
     std::fs::write(a.join("pp"), [0; 3]).unwrap();
