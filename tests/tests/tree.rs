@@ -46,7 +46,8 @@ fn a_source_tree_survives_the_way_in_and_out_and_a_purge_removes_its_bytes() {
     let mut left = u64::MAX;
     let gone = wait_for(
         "bytes gone from every data directory",
-        Duration::from_secs(60),
+        // Half a minute of it is the grace of deletions; other programs are busy beside.
+        Duration::from_secs(300),
         || {
             left = objects_left(&cluster);
             left == 0
