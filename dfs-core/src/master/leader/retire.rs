@@ -166,6 +166,13 @@ impl StoreTable {
         self.heard.contains_key(&store) && !self.down.contains_key(&store)
     }
 
+    /// A later run of its node, which serves one store, spoke of another one.
+    pub fn is_replaced(&self, row: &StoreRow) -> bool {
+        let others = self.heard.iter().filter(|(store, _)| **store != row.store);
+        let mut runs = others.filter(|(_, soft)| soft.node == row.node);
+        runs.any(|(_, soft)| soft.incarnation > row.incarnation)
+    }
+
     /// The store is out of the cluster: nothing is expected of it any more.
     pub fn removed(&mut self, store: StoreId) {
         self.heard.remove(&store);

@@ -11,7 +11,9 @@ use super::machine::{Master, refusal};
 use super::placing::SlowWatch;
 use super::reads::broken;
 use crate::master::command::Command;
-use crate::types::{Epoch, Incarnation, Ino, LogIndex, OpId, PgId, PgPhase, StoreId, Time};
+use crate::types::{
+    Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, PgPhase, StoreId, Time,
+};
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, StoreLoad};
 use crate::wire::repair::{FillCount, RepairOrders};
 use crate::wire::rpc::{ConnId, ReplyTo};
@@ -26,6 +28,7 @@ const SPEED_OVER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct StoreSoft {
     pub conn: ConnId,
+    pub node: NodeId,
     pub heard_at: Time,
     /// When it was last given a lease.
     pub granted_at: Option<Time>,
@@ -48,7 +51,7 @@ pub(super) struct StoreSoft {
     measured: (Time, u64),
     /// What it should hold and does not.
     pub lacks: Lacks,
-    incarnation: Incarnation,
+    pub incarnation: Incarnation,
     poked_at: Time,
 }
 
@@ -171,6 +174,7 @@ impl StoreTable {
         let copied = hb.repaired_bytes;
         let known = self.heard.entry(hb.store).or_insert_with(|| StoreSoft {
             conn,
+            node: hb.node,
             heard_at: now,
             granted_at: None,
             cursor: LogIndex(0),
@@ -263,6 +267,8 @@ impl Master {
                 device: hb.device,
             };
             self.propose_task(Task::Seen(hb.store), command);
+            // What the node had before is gone with this run, and no status may say otherwise.
+            self.watch_down();
         }
         // One that does not know yet that it is to be filled again speaks of the time before.
         let is_current = |l: &super::leading::Leading| hb.map_version >= l.stores.last_refill;
@@ -480,8 +486,10 @@ impl Master {
                 .is_some_and(|s| s.failed);
             let suspected = super::repair::is_down_by_gossip(&self.members, row.node);
             let is_heard = leading.stores.heard.contains_key(&row.store);
-            let is_down =
-                failed || is_silent || (suspected && silent > self.config.heartbeat_timeout / 3);
+            let is_down = failed
+                || is_silent
+                || leading.stores.is_replaced(row)
+                || (suspected && silent > self.config.heartbeat_timeout / 3);
             let known = leading.stores.down.contains_key(&row.store);
             if is_down && !known {
                 let before = down_for.get(&row.store).copied().unwrap_or_default();

@@ -521,6 +521,11 @@ impl Bench {
         self.store(id).muted = false;
     }
 
+    /// The store is served by a later run of its node.
+    pub fn restart_store(&mut self, id: StoreId) {
+        self.store(id).incarnation += 1;
+    }
+
     /// Stores adopt no epochs any more.
     pub fn freeze_epochs(&mut self, frozen: bool) {
         self.frozen = frozen;

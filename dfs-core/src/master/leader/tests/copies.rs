@@ -66,6 +66,22 @@ fn regression_a_store_directory_that_was_replaced_does_not_make_the_leader_deaf(
 }
 
 #[test]
+fn regression_copies_of_a_store_that_was_replaced_do_not_count_from_its_first_heartbeat_on() {
+    let mut bench = four();
+    let (former, fresh) = (StoreId(2), StoreId((1 << 64) | 2));
+    bench.mute(former);
+    bench.add_store(fresh);
+    bench.restart_store(fresh);
+    bench.run_until("seen", |b| {
+        b.leader().state().stores().contains_key(&fresh)
+    });
+    let seen = status(&mut bench);
+    assert_eq!(seen.health, Health::Degraded, "{:?}", seen.reasons);
+    let says = |text: &str| seen.reasons.iter().any(|r| r.contains(text));
+    assert!(says("which node 00000000 had before, is gone"), "{seen:?}");
+}
+
+#[test]
 fn regression_a_late_heartbeat_does_not_make_a_store_be_filled_again() {
     let mut bench = Bench::new(1, 3);
     bench.run_until("groups exist", |b| b.members_complete());
