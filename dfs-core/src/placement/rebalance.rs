@@ -20,7 +20,7 @@ use super::plan::{at_rest, balance, numbered, replace, substituted, without};
 use super::view::{StoreRole, StoreView, room};
 use super::weigh::Weights;
 use crate::master::command::PgChange;
-use crate::types::{PgId, PgInfo, PgMap, StoreId};
+use crate::types::{PgId, PgInfo, PgMap, PgPhase, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far a store may be from its share before anything is moved, as a part of the share.
@@ -108,6 +108,13 @@ pub fn plan_relief(
     let mut plans: BTreeMap<StoreId, Vec<PgChange>> = BTreeMap::new();
     let halves = stores.iter().map(|s| (s.store, s.free_bytes / 2));
     let mut left: BTreeMap<StoreId, u64> = halves.collect();
+    // What is on its way to a store is not in its figures yet.
+    for (pg, info) in numbered(map).filter(|(_, info)| !at_rest(info)) {
+        for store in arriving(info) {
+            let room = left.entry(*store).or_default();
+            *room = room.saturating_sub(weights.bytes(pg));
+        }
+    }
     let is_full = |m: &&StoreId| {
         let view = stores.iter().find(|s| s.store == **m);
         view.is_some_and(|v| v.role == StoreRole::Sheds)
@@ -142,6 +149,14 @@ pub fn plan_relief(
         }
     }
     plans.into_iter().max_by_key(|(_, plan)| plan.len())
+}
+
+/// Members that a group is or will be copied to.
+fn arriving(info: &PgInfo) -> impl Iterator<Item = &StoreId> {
+    let is_fencing = info.phase == PgPhase::Fencing;
+    let is_new =
+        move |m: &&StoreId| info.filling.contains(m) || (is_fencing && !info.prior.contains(m));
+    info.members.iter().filter(is_new)
 }
 
 /// Both are short of room, and about equally so.

@@ -162,6 +162,32 @@ fn regression_relief_fills_no_store_to_the_brim() {
     assert_eq!(plan_relief(&map, &all, &weights, 99), None);
 }
 
+#[test]
+fn regression_relief_counts_what_is_on_its_way_to_a_store() {
+    let mut all = stores(5);
+    let map = created(&all);
+    for s in &mut all[..4] {
+        s.role = StoreRole::Sheds;
+    }
+    all[4].free_bytes = 100 << 20;
+    let weights = Weights::of_bytes(&[9 << 20; PGS]);
+    let (_, plan) = plan_relief(&map, &all, &weights, 3).unwrap();
+    assert_eq!(plan.len(), 3);
+    for phase in [PgPhase::Fencing, PgPhase::Copying] {
+        let mut begun = map.clone();
+        for change in &plan {
+            let info = &mut begun.pgs[usize::from(change.pg.0)];
+            info.prior = std::mem::replace(&mut info.members, change.members.clone());
+            info.phase = phase;
+            if phase == PgPhase::Copying {
+                info.filling = vec![StoreId(5)];
+            }
+        }
+        let (to, rest) = plan_relief(&begun, &all, &weights, 99).unwrap();
+        assert_eq!((to, rest.len()), (StoreId(5), 2), "half of its room");
+    }
+}
+
 /// A move brings the further of both ends nearer to its share by a good part of what it costs.
 #[test]
 fn a_move_is_worth_its_bytes() {
