@@ -8,7 +8,7 @@
 use super::config::ReplicaConfig;
 use super::machine::{CallKind, Cx, Replica};
 use super::tables::TableError;
-use crate::types::{Epoch, PgId, Time};
+use crate::types::{Epoch, PgId, Term, Time};
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse};
 use crate::wire::repair::StoreRepair;
 use crate::wire::rpc::{CallResult, CallTarget};
@@ -40,8 +40,10 @@ pub(super) struct Heartbeats {
     due: Time,
     sent_last: Option<Time>,
     sent: BTreeMap<u64, Sent>,
-    /// The next one reports all epochs.
+    /// The next one reports all epochs, and what groups hold.
     is_full_wanted: bool,
+    /// In which the master led that answered last.
+    term: Option<Term>,
 }
 
 impl Heartbeats {
@@ -51,6 +53,17 @@ impl Heartbeats {
             sent_last: None,
             sent: BTreeMap::new(),
             is_full_wanted: true,
+            term: None,
+        }
+    }
+
+    /// The master of this term answered. Another one than last time, which a request may reach by
+    /// itself, was told only what that request said.
+    fn answered(&mut self, term: Term, now: Time) {
+        let last = self.term.replace(term);
+        if last.is_some_and(|last| last != term) {
+            self.is_full_wanted = true;
+            self.due = self.due.min(now + RETRY);
         }
     }
 
@@ -218,6 +231,7 @@ impl Replica {
             // Counted from the answer: stores that were answered together stay together.
             self.heartbeats.due = cx.now + self.config.heartbeat_interval;
         }
+        self.heartbeats.answered(ok.term, cx.now);
         let many = ok.notes.len();
         self.notes_trimmed(cx, ok.trimmed);
         let is_held = self.listing_waits();

@@ -530,6 +530,8 @@ pub enum Note {
 pub struct HeartbeatOk {
     /// Echo of `sent_at`.
     pub sent_at: Time,
+    /// In which the answering master leads: another one was told nothing yet.
+    pub term: Term,
     /// The store may serve stamps and acks until `sent_at + lease`; `None` while it has fences to do.
     pub lease: Option<Duration>,
     /// The map, if newer than the store's.

@@ -11,9 +11,7 @@ use super::machine::{Master, refusal};
 use super::placing::SlowWatch;
 use super::reads::broken;
 use crate::master::command::Command;
-use crate::types::{
-    Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, PgPhase, StoreId, Time,
-};
+use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, PgPhase, StoreId, Time};
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, StoreLoad};
 use crate::wire::repair::{FillCount, RepairOrders};
 use crate::wire::rpc::{ConnId, ReplyTo};
@@ -203,7 +201,7 @@ impl StoreTable {
             known.measured = (now, copied);
         }
         known.wiping = hb.repair.wiping;
-        known.conn = conn;
+        (known.conn, known.node) = (conn, hb.node);
         // Within a run it never falls: an older one was overtaken.
         let told = (known.incarnation == hb.incarnation).then_some(known.cursor);
         known.cursor = hb.cursor.max(told.unwrap_or_default());
@@ -355,6 +353,7 @@ impl Master {
         }
         Ok(MasterResponse::Heartbeat(Box::new(HeartbeatOk {
             sent_at: hb.sent_at,
+            term: self.raft.term(),
             lease,
             map,
             notes,

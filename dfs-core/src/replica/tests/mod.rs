@@ -16,7 +16,7 @@ use crate::store::{
 };
 use crate::types::{
     BlockSums, ChunkNo, ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, ObjectId,
-    ObjectSum, OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, Revision, StoreId, Time,
+    ObjectSum, OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, Revision, StoreId, Term, Time,
 };
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, Note};
 use crate::wire::replica::{MarkRequest, PrepareObject, StampRequest};
@@ -323,6 +323,7 @@ impl Rig {
     pub fn ok(&self, heartbeat: &Heartbeat) -> HeartbeatOk {
         HeartbeatOk {
             sent_at: heartbeat.sent_at,
+            term: Term(1),
             lease: Some(LEASE),
             map: None,
             notes: Vec::new(),

@@ -51,6 +51,24 @@ fn counted(rig: &mut Rig) -> Vec<FillCount> {
 }
 
 #[test]
+fn regression_a_master_of_another_term_is_told_everything() {
+    let mut rig = Rig::new();
+    rig.learn(map(20, info(1, &[1, 2, 3])));
+    let told = |h: &Heartbeat| (h.load.groups.is_some(), h.fenced.len());
+    for _ in 0..5 {
+        rig.answer(|_| {});
+        rig.settle();
+    }
+    let (groups, fenced) = told(&rig.answer(|_| {}));
+    assert!(!groups && fenced == 0, "it was told");
+    let same = rig.answer(|ok| ok.term = Term(2));
+    assert_eq!(told(&same), (false, 0));
+    let (groups, fenced) = told(&rig.answer(|ok| ok.term = Term(2)));
+    assert!(groups && fenced > 0, "it leads since then");
+    assert_eq!(told(&rig.answer(|ok| ok.term = Term(2))), (false, 0));
+}
+
+#[test]
 fn what_fills_a_group_is_counted_by_objects_bytes_and_files_also_over_a_crash() {
     let mut rig = Rig::new();
     rig.learn(map(20, filling(2)));

@@ -5,7 +5,7 @@ use dfs_core::replica::ReplicaConfig;
 use dfs_core::store::{Disk, StoreOptions};
 use dfs_core::types::{
     BlockSums, ChunkNo, ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, ObjectId,
-    OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, StoreId,
+    OpId, PgId, PgInfo, PgMap, PgPhase, QuorumSizes, StoreId, Term,
 };
 use dfs_core::wire::master::{HeartbeatOk, MasterResponse};
 use dfs_core::wire::replica::{MarkRequest, PrepareObject, StampRequest};
@@ -38,6 +38,7 @@ impl Caller for Alone {
         let quorum = QuorumSizes { n: 1, w: 1, r: 1 };
         let ok = HeartbeatOk {
             sent_at: heartbeat.sent_at,
+            term: Term(1),
             lease: Some(Duration::from_secs(2)),
             map: Some(PgMap {
                 version: LogIndex(1),

@@ -72,9 +72,7 @@ fn regression_copies_of_a_store_that_was_replaced_do_not_count_from_its_first_he
     bench.mute(former);
     bench.add_store(fresh);
     bench.restart_store(fresh);
-    bench.run_until("seen", |b| {
-        b.leader().state().stores().contains_key(&fresh)
-    });
+    bench.run_until("seen", |b| b.leader().state().stores().contains_key(&fresh));
     let seen = status(&mut bench);
     assert_eq!(seen.health, Health::Degraded, "{:?}", seen.reasons);
     let says = |text: &str| seen.reasons.iter().any(|r| r.contains(text));
