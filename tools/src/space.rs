@@ -154,7 +154,12 @@ pub async fn of_nodes(
     let mut asked = JoinSet::new();
     for info in stores {
         let (client, store, addr) = (Arc::clone(client), info.store, info.addr);
-        asked.spawn(async move { (store, measured(&client, addr, deadline, settle).await) });
+        asked.spawn(async move {
+            (
+                store,
+                measured(&client, (store, addr), deadline, settle).await,
+            )
+        });
     }
     let map = client.pg_map().await?;
     let mut told = Vec::new();
@@ -205,7 +210,7 @@ async fn groups(client: &Client, deadline: Instant) -> anyhow::Result<BTreeMap<P
 
 async fn measured(
     client: &Client,
-    addr: SocketAddr,
+    (store, addr): (StoreId, SocketAddr),
     deadline: Instant,
     settle: bool,
 ) -> anyhow::Result<(StoreUsage, DiskUse)> {
@@ -219,6 +224,9 @@ async fn measured(
         let ReplicaResponse::Usage(usage) = usage.await? else {
             return Err(ClientError::Mismatch { asked: "usage" }.into());
         };
+        if usage.store != store {
+            anyhow::bail!("store {} is served there now", usage.store);
+        }
         let is_late = Instant::now() + 2 * AGAIN > deadline;
         if usage.held.is_current || !settle || is_late {
             return Ok((usage, disk));

@@ -4,6 +4,8 @@
 //! 2. The engine says how much of each table file it needs; the rest of the file's blocks is free.
 //!    Counting costs a walk over the tables, so it is done again only when ten times what it took has
 //!    passed since.
+//! 3. One walk at a time: who asks meanwhile, or for as long as the walk took after it, gets what it
+//!    found.
 use dfs_core::store::{TableCounts, TableGauge, TableUse};
 use dfs_core::wire::node::DiskUse;
 use std::collections::BTreeMap;
@@ -70,6 +72,14 @@ pub struct DiskGauge {
     data_dir: PathBuf,
     counts: Arc<TableCounts>,
     counted: Mutex<BTreeMap<String, Counted>>,
+    walked: Mutex<Option<Walked>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Walked {
+    ended: Instant,
+    took: Duration,
+    found: DiskUse,
 }
 
 impl DiskGauge {
@@ -80,6 +90,7 @@ impl DiskGauge {
             data_dir: data_dir.to_owned(),
             counts,
             counted: Mutex::default(),
+            walked: Mutex::default(),
         }
     }
 
@@ -88,6 +99,21 @@ impl DiskGauge {
     /// # Errors
     /// The directory cannot be read.
     pub fn measure(&self) -> io::Result<DiskUse> {
+        let mut walked = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = walked.filter(|w| w.ended.elapsed() < w.took) {
+            return Ok(last.found);
+        }
+        let began = Instant::now();
+        let found = self.walk()?;
+        *walked = Some(Walked {
+            ended: Instant::now(),
+            took: began.elapsed(),
+            found,
+        });
+        Ok(found)
+    }
+
+    fn walk(&self) -> io::Result<DiskUse> {
         let used = |name: &str| self.table_use(name).map(|used| used.used_bytes);
         let tables = [STORE_TABLES, VOTER_TABLES].map(used);
         let mut found = Found::default();
