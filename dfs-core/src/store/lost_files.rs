@@ -11,7 +11,8 @@
 //! 1. no row that names a file which found no room is ever on disk: neither by the journal nor by a
 //!    flush, which waits until the batch of step 3 is durable;
 //! 2. what an object that found no room should have replaced is still there, and is read again.
-use super::object_format::{ObjectRow, TABLE_OBJECT, encode_ops, key_object, parse_file_name};
+use super::object_format::{ObjectRow, TABLE_OBJECT, encode_ops, parse_file_name};
+use super::quarantine::owner;
 use super::{KvError, KvOp, KvRead, ObjectHeader, ObjectStore};
 use crate::types::ObjectId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,13 @@ pub(super) struct Remains {
     pub unlinks: Vec<String>,
 }
 
+impl LostFiles {
+    /// True if the object is in a batch whose files are not known to be there.
+    pub fn is_under_way(&self, id: ObjectId) -> bool {
+        self.images.values().any(|images| images.contains_key(&id))
+    }
+}
+
 impl ObjectStore {
     /// Step 1: what a batch is without the objects it stores, given the store's own changes. Before
     /// they are made.
@@ -51,7 +59,7 @@ impl ObjectStore {
         let mut seen = BTreeSet::new();
         for op in ops {
             let (KvOp::Put(key, _) | KvOp::Delete(key)) = op;
-            let Some(id) = key_object(key).filter(|id| stored.contains(id)) else {
+            let Some(id) = owner(key).filter(|id| stored.contains(id)) else {
                 rest.push(op.clone());
                 continue;
             };

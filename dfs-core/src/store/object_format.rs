@@ -12,6 +12,9 @@
 //! f0 id -> place u8 | generation u64 | header       (place 0: bytes in f1, 1: bytes in a file)
 //! f1 id -> the bytes of a small object
 //! f2    -> what the tables cover (StoreCounters)
+//! f3 id -> an object that was deleted and rests: since when, why, its row   (see `quarantine`)
+//! f4 since id -> nothing: the same by age
+//! f5    -> how much rests
 //! ```
 //! A file is named `objects/DD/CLIENT-SEQ-INDEX.GENERATION`; the generation is the number of the
 //! batch that wrote it, so no file is ever written twice, and neighbours share a directory.

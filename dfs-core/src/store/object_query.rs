@@ -9,6 +9,7 @@ use super::object_format::{
 };
 use super::object_read::{ObjectRead, ReadPlan, Source};
 use super::object_store::ObjectStore;
+use super::quarantine::is_file_of;
 use super::store_error::StoreError;
 use super::{DiskError, DiskSpace, KvError, KvPair, KvRead, prefix_end};
 use crate::types::{ObjectId, SMALL_OBJECT_MAX};
@@ -173,7 +174,10 @@ impl ObjectStore {
             };
             // A damaged row may be the only trace of a good file: keep that for repair.
             let keep = match self.checked_row(id) {
-                Ok(row) => row.is_some_and(|row| row.place == Place::File(generation)),
+                Ok(row) => {
+                    row.is_some_and(|row| row.place == Place::File(generation))
+                        || is_file_of(&self.kv, id, generation)
+                }
                 Err(StoreError::Corrupt { .. }) => true,
                 Err(e) => return Err(e),
             };
@@ -200,20 +204,35 @@ impl ObjectStore {
         self.counters.objects
     }
 
-    /// Space of the device, or of the configured part of it; what is on its way counts as used.
+    /// Space of the device, or of the configured part of it; what is on its way counts as used, and
+    /// what rests as free.
     ///
     /// # Errors
     /// I/O.
     pub fn space(&self) -> Result<DiskSpace, StoreError> {
+        let used = self.counters.used_bytes;
+        Ok(self.within_capacity(self.with_resting(self.device_space()?), used))
+    }
+
+    /// The same of what is there now.
+    fn space_now(&self) -> Result<DiskSpace, StoreError> {
+        let used = self.counters.used_bytes + self.resting().bytes;
+        Ok(self.within_capacity(self.device_space()?, used))
+    }
+
+    fn device_space(&self) -> Result<DiskSpace, StoreError> {
         let mut space = self.disk.space()?;
         let in_flight: u64 = self.in_flight.values().map(|(_, b)| b.len() as u64).sum();
         space.free_bytes = space.free_bytes.saturating_sub(in_flight);
+        Ok(space)
+    }
+
+    fn within_capacity(&self, mut space: DiskSpace, used: u64) -> DiskSpace {
         if let Some(capacity) = self.options.capacity_bytes {
-            let left = capacity.saturating_sub(self.counters.used_bytes);
-            space.free_bytes = space.free_bytes.min(left);
+            space.free_bytes = space.free_bytes.min(capacity.saturating_sub(used));
             space.total_bytes = space.total_bytes.min(capacity);
         }
-        Ok(space)
+        space
     }
 
     /// How long the disk takes for an operation, smoothed; zero while that is not known.
@@ -262,14 +281,13 @@ impl ObjectStore {
         }
     }
 
-    /// Says whether `bytes` more may be stored without touching the reserve.
+    /// Says whether `bytes` more may be stored now without touching the reserve. What rests takes room
+    /// until it is gone.
     ///
     /// # Errors
     /// [`StoreError::Full`]; I/O.
     pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        let space = self.space()?;
-        let free_bytes = space.free_bytes.saturating_sub(self.reserve_of(space));
-        let free_bytes = free_bytes / u64::from(self.sharing);
+        let free_bytes = self.free_part()?;
         if bytes > free_bytes {
             return Err(StoreError::Full {
                 needed_bytes: bytes,
@@ -277,5 +295,12 @@ impl ObjectStore {
             });
         }
         Ok(())
+    }
+
+    /// Bytes above the reserve that are free now, or the store's part of them.
+    pub(super) fn free_part(&self) -> Result<u64, StoreError> {
+        let space = self.space_now()?;
+        let free_bytes = space.free_bytes.saturating_sub(self.reserve_of(space));
+        Ok(free_bytes / u64::from(self.sharing))
     }
 }

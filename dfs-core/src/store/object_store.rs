@@ -26,6 +26,7 @@ use super::object_format::{
     KEY_COUNTERS, ObjectHeader, ObjectRow, Place, STORE_KEYS_FROM, StoreCounters, TABLE_BYTES,
     TABLE_OBJECT, decode_ops, encode_ops, key_object, object_key, object_path,
 };
+use super::quarantine::{self, Changes, Quarantine, Rest};
 use super::store_error::{OTHER_STORE, StoreError};
 use super::store_meta::StoreMeta;
 use super::store_writer::{FileWrite, PendingBatch, Progress, StoreWriter};
@@ -79,11 +80,16 @@ pub struct ObjectWrite {
     pub bytes: Bytes,
 }
 
-/// Changes that happen together or not at all, in this order: deletes, objects, ops.
+/// Changes that happen together or not at all, in this order: rests, deletes,
+/// objects, ops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Objects to forget; absent ones are no error.
+    /// Objects that are deleted and rest before they go; in none of the other lists.
+    pub rests: Vec<Rest>,
+    /// Objects to forget, also those that rest; absent ones are no error.
     pub deletes: Vec<ObjectId>,
+    /// Objects that rest since then, whose time is over.
+    pub expires: Vec<(u64, ObjectId)>,
     /// Objects of the batch that was last said to have found no room
     /// ([`take_roomless`](ObjectStore::take_roomless)): what was there before them is there again.
     pub restores: Vec<ObjectId>,
@@ -118,6 +124,7 @@ pub struct ObjectStore {
     pub(super) sharing: u16,
     pub(super) progress: Arc<Progress>,
     pub(super) lost: LostFiles,
+    pub(super) quarantine: Quarantine,
 }
 
 impl ObjectStore {
@@ -134,6 +141,7 @@ impl ObjectStore {
     ) -> Result<(Self, StoreWriter), StoreError> {
         let kv = LazyKv::open(base)?;
         let counters = Self::read_counters(&kv, meta)?;
+        let quarantine = Quarantine::open(&kv)?;
         let mut store = Self {
             disk: Arc::clone(&disk),
             kv,
@@ -145,6 +153,7 @@ impl ObjectStore {
             sharing: 1,
             progress: Arc::default(),
             lost: LostFiles::default(),
+            quarantine,
             options,
         };
         let salt = meta.store.0 as u64 ^ (meta.store.0 >> 64) as u64;
@@ -226,13 +235,18 @@ impl ObjectStore {
     }
 
     /// Makes changes visible, keeping the counters right.
-    fn apply_ops(&mut self, ops: Vec<KvOp>) -> Result<(), StoreError> {
+    pub(super) fn apply_ops(&mut self, ops: Vec<KvOp>) -> Result<(), StoreError> {
         for op in &ops {
             let (key, new) = match op {
                 KvOp::Put(key, row) => (key, Some(row)),
                 KvOp::Delete(key) => (key, None),
             };
+            if !quarantine::is_counted(key) {
+                continue;
+            }
             if key.first() != Some(&TABLE_OBJECT) {
+                self.count_resting(key, new.map(Vec::as_slice))?;
+                self.kv.apply([op.clone()]);
                 continue;
             }
             if let Some(old) = key_object(key)
@@ -253,7 +267,7 @@ impl ObjectStore {
         }
         let is_own = |op: &KvOp| {
             let (KvOp::Put(key, _) | KvOp::Delete(key)) = op;
-            key.first() == Some(&TABLE_OBJECT)
+            quarantine::is_counted(key)
         };
         self.kv.apply(ops.into_iter().filter(|op| !is_own(op)));
         Ok(())
@@ -278,29 +292,22 @@ impl ObjectStore {
         };
         assert!(batch.ops.iter().all(is_foreign), "the store's own keys");
         let seq = self.applied + 1;
-        let (mut ops, mut files, mut unlinks) = (Vec::new(), Vec::new(), Vec::new());
-        for id in &batch.deletes {
-            let row = self.checked_row(*id);
-            match row {
-                Ok(None) => continue,
-                Ok(Some(row)) => {
-                    if let Place::File(generation) = row.place {
-                        unlinks.push(object_path(*id, generation));
-                    }
-                }
-                Err(StoreError::Corrupt { .. }) => {}
-                Err(e) => return Err(e),
-            }
-            ops.push(KvOp::Delete(object_key(TABLE_OBJECT, *id)));
-            ops.push(KvOp::Delete(object_key(TABLE_BYTES, *id)));
-        }
-        let mut held = Vec::new();
+        let mut changes = self.leaving(&batch)?;
+        let (mut files, mut held) = (Vec::new(), Vec::new());
         for object in &batch.objects {
             if self.is_needed(object, &batch.deletes)? {
-                Self::store_object(object, seq, &mut ops, &mut files);
-                held.push((object.header.id, object.bytes.clone()));
+                let id = object.header.id;
+                if !batch.deletes.contains(&id) {
+                    self.forget_resting(id, &mut changes)?;
+                }
+                Self::store_object(object, seq, &mut changes.ops, &mut files);
+                held.push((id, object.bytes.clone()));
             }
         }
+        self.going(seq, &changes);
+        let Changes {
+            mut ops, unlinks, ..
+        } = changes;
         ops.extend(self.restoring(&batch.restores));
         let remains = if files.is_empty() {
             Remains::default()
@@ -415,7 +422,9 @@ impl ObjectStore {
             self.counters.covered = self.applied;
             self.journal_bytes = 0;
             let row = postcard::to_allocvec(&self.counters).expect("plain numbers");
-            self.kv.apply([KvOp::Put(KEY_COUNTERS.to_vec(), row)]);
+            let resting = self.quarantine.totals_row();
+            self.kv
+                .apply([KvOp::Put(KEY_COUNTERS.to_vec(), row), resting]);
             self.sealed = Some(Sealed {
                 layers: self.kv.seal(),
                 covers: self.applied,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{FAN_OUT, MemBase, MemKv, RedbBase, SimDisk, StoreDir};
+use crate::store::{FAN_OUT, MemBase, MemKv, RedbBase, RestReason, SimDisk, StoreDir};
 use crate::types::{
     BLOCK_SIZE, BlockSums, ChunkNo, ClientId, ClusterId, Ino, ObjectSum, OpId, StoreId,
 };
@@ -90,6 +90,11 @@ impl Model {
         let used: u64 = self.objects.values().map(|b| b.len() as u64).sum();
         assert_eq!(store.used_bytes(), used);
         assert_eq!(store.objects(), self.objects.len() as u64);
+        let resting = store.oldest_resting(usize::MAX).unwrap();
+        assert_eq!(store.resting().objects, resting.len() as u64);
+        for rests in resting {
+            assert!(rests.reason.is_some() && !self.objects.contains_key(&rests.id));
+        }
         for (id, bytes) in &self.objects {
             let len = bytes.len() as u32;
             let (offset, wanted) = (rng.random_range(0..=len), rng.random_range(0..=len + 9));
@@ -108,12 +113,22 @@ impl Model {
         for _ in 0..rng.random_range(0..3) {
             let id = id(rng.random_range(0..12));
             self.objects.remove(&id);
-            batch.deletes.push(id);
+            batch.rests.retain(|rest| rest.id != id);
+            if rng.random_bool(0.5) || batch.deletes.contains(&id) {
+                batch.deletes.push(id);
+                continue;
+            }
+            batch.rests.push(Rest {
+                id,
+                since_ms: rng.random_range(0..5),
+                reason: RestReason::Aborted,
+            });
         }
         for _ in 0..rng.random_range(0..3) {
             let id = id(rng.random_range(0..12));
             let is_taken = self.objects.contains_key(&id);
-            if is_taken || batch.objects.iter().any(|o| o.header.id == id) {
+            let rests = batch.rests.iter().any(|rest| rest.id == id);
+            if is_taken || rests || batch.objects.iter().any(|o| o.header.id == id) {
                 continue;
             }
             let len = [0, 10, 5000, 65_536, 65_537, 150_000][rng.random_range(0..6)];
@@ -156,7 +171,8 @@ impl World {
         }
         let files = self.disk.paths("objects/").len();
         let large = self.history.last().unwrap().objects.values();
-        assert_eq!(files, large.filter(|b| b.len() > 65_536).count());
+        let large = large.filter(|b| b.len() > 65_536).count();
+        assert_eq!(files, large + store.resting().files as usize);
         if rng.random_bool(0.5) {
             self.disk.fail_syncs_after(rng.random_range(0..60));
         }

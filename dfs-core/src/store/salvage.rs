@@ -18,6 +18,7 @@ use super::object_format::{
 };
 use super::object_store::{ObjectStore, StoreOptions};
 use super::page_sums::PAGE;
+use super::quarantine::{KEY_RESTING, is_file_of};
 use super::raw_check;
 use super::redb_kv::LooseView;
 use super::store_error::StoreError;
@@ -78,6 +79,7 @@ pub fn salvage(
     let (mut rows, mut troubles) = (MemKv::default(), Vec::new());
     read_tables(disk.as_ref(), &mut rows, &mut troubles);
     rows.0.remove(KEY_COUNTERS);
+    rows.0.remove(KEY_RESTING);
     read_journal(disk, meta, &mut rows, &mut troubles)?;
     read_files(disk.as_ref(), &mut rows, &mut troubles);
     let base = MemBase::new();
@@ -218,7 +220,7 @@ fn read_files(disk: &dyn Disk, rows: &mut MemKv, troubles: &mut Vec<String>) {
                 continue;
             };
             let key = object_key(TABLE_OBJECT, id);
-            if rows.0.contains_key(&key) {
+            if rows.0.contains_key(&key) || is_file_of(rows, id, generation) {
                 continue;
             }
             let page = disk.open(&format!("{dir}/{name}"), false);

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub(super) struct Progress {
     committed: AtomicU64,
     flushed: AtomicU64,
+    removed: AtomicU64,
     syncs: AtomicU64,
     /// Batches whose files found no room.
     roomless: Mutex<BTreeSet<u64>>,
@@ -43,6 +44,11 @@ impl Progress {
 
     pub fn set_flushed(&self, seq: u64) {
         self.flushed.store(seq, Ordering::Release);
+    }
+
+    /// Files that batches up to this one deleted are gone, as far as they can be removed.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Acquire)
     }
 
     pub fn syncs(&self) -> u64 {
@@ -177,6 +183,7 @@ impl StoreWriter {
                 Err(e) => tracing::warn!(path, error = %e, "cannot remove a deleted object"),
             }
         }
+        self.progress.removed.store(last.seq, Ordering::Release);
         self.trim()
     }
 

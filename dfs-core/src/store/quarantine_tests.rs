@@ -1,0 +1,313 @@
+use super::*;
+use crate::store::{
+    FAN_OUT, MemBase, ObjectHeader, ObjectWrite, SimDisk, StoreMeta, StoreOptions, StoreWriter,
+};
+use crate::types::{BlockSums, ChunkNo, ClientId, ClusterId, Ino, OpId, StoreId};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
+
+const LARGE: usize = 1_000_000;
+const SMALL: usize = 500;
+
+struct Rig {
+    disk: SimDisk,
+    base: MemBase,
+    store: ObjectStore,
+    writer: StoreWriter,
+}
+
+fn id(seq: u64) -> ObjectId {
+    let client = ClientId(9);
+    let op = OpId { client, seq };
+    ObjectId { op, index: 0 }
+}
+
+fn open(disk: &SimDisk, base: &MemBase) -> (ObjectStore, StoreWriter) {
+    let (meta, _) = StoreMeta::open_or_create(disk, ClusterId(1), StoreId(7)).unwrap();
+    let base = Arc::new(base.clone());
+    ObjectStore::open(Arc::new(disk.clone()), base, &meta, StoreOptions::default()).unwrap()
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (disk, base) = (SimDisk::new(), MemBase::new());
+        let (store, writer) = open(&disk, &base);
+        Self {
+            disk,
+            base,
+            store,
+            writer,
+        }
+    }
+
+    fn crash(&mut self) {
+        self.disk.crash(&mut ChaCha8Rng::seed_from_u64(1));
+        (self.store, self.writer) = open(&self.disk, &self.base);
+    }
+
+    fn flush(&mut self) {
+        let done = self.store.begin_flush(true).unwrap().run();
+        self.store.finish_flush(done).unwrap();
+    }
+
+    fn run(&mut self, batch: Batch) -> u64 {
+        let pending = self.store.apply(batch).unwrap();
+        let seq = pending.seq();
+        self.writer.commit(&[pending]).unwrap();
+        seq
+    }
+
+    fn put(&mut self, seq: u64, len: usize) -> u64 {
+        self.run(Batch {
+            objects: vec![object(seq, len)],
+            ..Batch::default()
+        })
+    }
+
+    fn rest(&mut self, seq: u64, since_ms: u64) {
+        self.run(resting(seq, since_ms));
+    }
+
+    fn delete(&mut self, seq: u64) {
+        self.run(Batch {
+            deletes: vec![id(seq)],
+            ..Batch::default()
+        });
+    }
+
+    fn files(&self) -> usize {
+        self.disk.paths("objects/").len()
+    }
+
+    fn order(&self) -> Vec<ObjectId> {
+        let all = self.store.oldest_resting(10).unwrap();
+        all.iter().map(|resting| resting.id).collect()
+    }
+
+    fn holds(&self, seq: u64) -> bool {
+        self.store.read_object(id(seq), 0, u32::MAX).is_ok()
+    }
+}
+
+fn object(seq: u64, len: usize) -> ObjectWrite {
+    let bytes = vec![seq as u8; len];
+    let header = ObjectHeader {
+        id: id(seq),
+        ino: Ino(5),
+        chunk: ChunkNo(0),
+        len: u32::try_from(len).unwrap(),
+        sums: BlockSums::of(&bytes),
+        about: None,
+    };
+    ObjectWrite {
+        header,
+        bytes: bytes.into(),
+    }
+}
+
+fn resting(seq: u64, since_ms: u64) -> Batch {
+    let reason = RestReason::Deleted(LogIndex(seq));
+    let rest = Rest {
+        id: id(seq),
+        since_ms,
+        reason,
+    };
+    Batch {
+        rests: vec![rest],
+        ..Batch::default()
+    }
+}
+
+#[test]
+fn what_rests_is_in_no_list_and_keeps_its_bytes() {
+    let mut rig = Rig::new();
+    rig.put(1, LARGE);
+    rig.put(2, SMALL);
+    rig.rest(1, 20);
+    rig.rest(2, 10);
+    rig.rest(3, 5); // not held
+    for is_again in [false, true] {
+        assert!(!rig.holds(1) && !rig.holds(2));
+        assert_eq!(rig.store.object_header(id(1)), Ok(None));
+        assert_eq!(rig.store.list_objects(None, 10).unwrap(), []);
+        assert_eq!((rig.store.objects(), rig.store.used_bytes()), (0, 0));
+        let totals = rig.store.resting();
+        assert_eq!((totals.objects, totals.files), (2, 1));
+        assert_eq!(totals.bytes, (LARGE + SMALL) as u64);
+        assert_eq!(rig.order(), [id(2), id(1)], "those deleted first first");
+        let oldest = rig.store.oldest_resting(1).unwrap();
+        assert_eq!(oldest[0].reason, Some(RestReason::Deleted(LogIndex(2))));
+        assert_eq!(rig.store.newest_rest_ms(), Ok(20));
+        let swept: usize = (0..FAN_OUT).map(|dir| rig.store.sweep(dir).unwrap()).sum();
+        assert_eq!((swept, rig.files()), (0, 1));
+        if is_again {
+            rig.flush();
+        }
+        rig.crash();
+    }
+    rig.delete(1);
+    rig.delete(2);
+    assert_eq!((rig.files(), rig.store.resting().objects), (0, 0));
+    rig.crash();
+    assert_eq!(rig.store.resting(), RestingTotals::default());
+    assert_eq!(rig.order(), []);
+}
+
+#[test]
+fn what_is_stored_again_does_not_rest() {
+    let mut rig = Rig::new();
+    for len in [LARGE, SMALL] {
+        rig.put(1, len);
+        rig.rest(1, 10);
+        rig.put(1, len);
+        assert!(rig.holds(1));
+        assert_eq!(rig.store.resting(), RestingTotals::default());
+        assert_eq!(rig.files(), usize::from(len == LARGE));
+        assert_eq!(rig.order(), []);
+        rig.crash();
+        assert!(rig.holds(1) && rig.order().is_empty());
+        rig.delete(1);
+    }
+}
+
+#[test]
+fn what_could_not_be_stored_again_for_want_of_room_rests_as_before() {
+    for is_killed in [false, true] {
+        let mut rig = Rig::new();
+        rig.put(1, LARGE);
+        rig.rest(1, 10);
+        let before = rig.store.resting();
+        rig.disk.set_full(true);
+        let seq = rig.put(1, LARGE);
+        if is_killed {
+            rig.disk.set_full(false);
+            rig.crash();
+        } else {
+            assert!(rig.store.take_roomless(seq));
+            rig.run(Batch {
+                restores: vec![id(1)],
+                ..Batch::default()
+            });
+            rig.disk.set_full(false);
+        }
+        assert!(!rig.holds(1));
+        assert_eq!((rig.store.resting(), rig.files()), (before, 1));
+        assert_eq!(rig.order(), [id(1)]);
+        let is_any = |_| true;
+        assert_eq!(rig.store.take_up_resting(is_any), Ok(1));
+        assert!(rig.holds(1), "its bytes are there");
+    }
+}
+
+#[test]
+fn what_is_still_on_its_way_to_the_disk_does_not_rest() {
+    let mut rig = Rig::new();
+    let put = Batch {
+        objects: vec![object(1, LARGE)],
+        ..Batch::default()
+    };
+    let put = rig.store.apply(put).unwrap();
+    let rest = rig.store.apply(resting(1, 10)).unwrap();
+    rig.disk.set_full(true);
+    rig.writer.commit(&[put, rest]).unwrap();
+    assert_eq!(rig.order(), [], "a row would name a file that is not there");
+    assert_eq!(rig.store.resting(), RestingTotals::default());
+}
+
+#[test]
+fn what_rests_counts_as_free_until_its_room_is_there() {
+    let mut rig = Rig::new();
+    for seq in 1..=5 {
+        rig.put(seq, LARGE);
+    }
+    rig.flush();
+    rig.writer.idle().unwrap();
+    let used = (1 << 40) - rig.store.space().unwrap().free_bytes;
+    rig.disk.set_capacity(Some(used + 100_000));
+    let free = |rig: &Rig| rig.store.space().unwrap().free_bytes;
+    assert_eq!(rig.store.resting_excess(), 0, "nothing rests");
+    rig.rest(1, 10);
+    rig.rest(2, 20);
+    assert!(free(&rig) > 2 * LARGE as u64, "{}", free(&rig));
+    assert!(rig.store.admit(LARGE as u64).is_err(), "not yet");
+    assert!(
+        rig.store.resting_excess() > 0,
+        "less than a quarter is free"
+    );
+    let promised = free(&rig);
+    let batch = Batch {
+        deletes: vec![id(1), id(2)],
+        ..Batch::default()
+    };
+    let pending = rig.store.apply(batch).unwrap();
+    assert_eq!(free(&rig), promised, "the files are still there");
+    assert!(rig.store.has_resting());
+    rig.writer.commit(&[pending]).unwrap();
+    assert!(free(&rig).abs_diff(promised) < 20_000);
+    assert!(!rig.store.has_resting());
+    assert!(rig.store.admit(LARGE as u64).is_ok());
+}
+
+#[test]
+fn of_a_shared_device_what_rests_counts_for_its_own_store_only() {
+    let mut rig = Rig::new();
+    rig.disk.set_capacity(Some(100 << 20));
+    rig.put(1, LARGE);
+    assert!(
+        rig.store.begin_flush(false).is_none(),
+        "forgets what is in flight"
+    );
+    let room = |rig: &Rig| rig.store.space().unwrap().free_bytes / 5;
+    rig.store.share_device(5);
+    let before = room(&rig);
+    rig.rest(1, 10);
+    let more = room(&rig) - before;
+    assert!(more.abs_diff(LARGE as u64) < 10_000, "{more}");
+}
+
+#[test]
+fn many_small_objects_do_not_rest_where_tables_would_grow_by_much() {
+    let mut rig = Rig::new();
+    rig.disk.set_capacity(Some(100 << 20));
+    for seq in 1..=60 {
+        rig.put(seq, 60_000);
+        rig.rest(seq, seq);
+    }
+    let excess = rig.store.resting_excess();
+    assert!(excess > 0 && excess < 60 * 2 * 61_000, "{excess}");
+    assert_eq!(rig.store.resting().files, 0);
+}
+
+#[test]
+fn what_rests_is_taken_up_by_its_reason() {
+    let mut rig = Rig::new();
+    for seq in 1..=3 {
+        rig.put(seq, LARGE);
+        rig.rest(seq, seq);
+    }
+    let is_second = |reason| reason == RestReason::Deleted(LogIndex(2));
+    assert_eq!(rig.store.take_up_resting(is_second), Ok(1));
+    assert!(rig.holds(2) && !rig.holds(1) && !rig.holds(3));
+    assert_eq!(rig.store.resting().objects, 2);
+}
+
+#[test]
+fn only_what_rests_since_then_expires() {
+    let mut rig = Rig::new();
+    rig.put(1, LARGE);
+    rig.put(2, LARGE);
+    rig.rest(1, 10);
+    let expire = |rig: &mut Rig, since_ms, seq| {
+        rig.run(Batch {
+            expires: vec![(since_ms, id(seq))],
+            ..Batch::default()
+        })
+    };
+    expire(&mut rig, 9, 1);
+    expire(&mut rig, 10, 2);
+    assert_eq!(rig.order(), [id(1)]);
+    assert!(rig.holds(2), "it does not rest");
+    expire(&mut rig, 10, 1);
+    assert_eq!((rig.order(), rig.files()), (Vec::new(), 1));
+}
