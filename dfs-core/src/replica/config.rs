@@ -69,6 +69,9 @@ pub struct ReplicaConfig {
     pub reconcile_after: Duration,
     /// Between two such searches. Default 1 h.
     pub reconcile_every: Duration,
+    /// What was deleted rests so long before it leaves the disk, as long as there is room; zero: it
+    /// goes at once. Default 10 min.
+    pub quarantine: Duration,
 }
 
 impl ReplicaConfig {
@@ -104,6 +107,7 @@ impl ReplicaConfig {
             rejoin_wipe: false,
             reconcile_after: Duration::from_secs(60),
             reconcile_every: Duration::from_secs(3600),
+            quarantine: Duration::from_secs(600),
         }
     }
 }

@@ -330,7 +330,15 @@ impl Replica {
             .iter()
             .filter_map(|s| self.stores.get(s).map(|addr| (*s, *addr)))
             .collect();
-        if cx.store.admit(u64::from(want.row.sum.len)).is_err() {
+        let bytes = u64::from(want.row.sum.len);
+        let has_room = cx.store.admit(bytes).is_ok();
+        if !has_room && cx.store.would_admit(bytes) {
+            self.quarantine.press(cx.now);
+            self.fetches.roomless_until = cx.now + PAUSE;
+            self.retry(cx, id, PAUSE);
+            return;
+        }
+        if !has_room {
             // The others wait too: there may be very many.
             self.fetches.starved.insert(id);
             self.fetches.roomless_until = cx.now + PAUSE_IDLE;

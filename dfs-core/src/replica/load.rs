@@ -53,6 +53,8 @@ pub(super) struct Load {
     advised_at: Option<Time>,
     /// When it was asked for because a writer found no room, until it has been used.
     asked_at: Option<Time>,
+    /// When something that rests stood last between a writer and room.
+    rested_at: Option<Time>,
     full_since: Option<Time>,
 }
 
@@ -152,6 +154,8 @@ impl Replica {
         let groups = &self.load.found.groups;
         StoreLoad {
             reserve_bytes: cx.store.reserve_bytes(),
+            quarantine_bytes: cx.store.resting().bytes,
+            quarantine_objects: cx.store.resting().objects,
             starved: self.fetches.starved(),
             disk_us: u64::try_from(cx.store.disk_latency().as_micros()).unwrap_or(u64::MAX),
             read_bytes: self.counts.read_bytes,
@@ -170,15 +174,23 @@ impl Replica {
             }
             return Ok(());
         };
-        Err(self.no_room(cx, &error.to_string()))
+        Err(self.no_room(cx, bytes, &error.to_string()))
     }
 
-    /// What a writer is told for whom there is no room.
-    pub(super) fn no_room(&mut self, cx: &Cx<'_>, why: &str) -> WireError {
+    /// What a writer of `bytes` is told for whom there is no room.
+    pub(super) fn no_room(&mut self, cx: &Cx<'_>, bytes: u64, why: &str) -> WireError {
         let since = *self.load.full_since.get_or_insert(cx.now);
         let name = super::event::store_name(self.config.store);
         let is_known = self.is_advised(cx);
-        if !is_known || self.load.advice.freeing || cx.now.since(since) < FULL_PATIENCE {
+        // What rests goes first; that takes a moment, and then another one until it is seen.
+        let helps = cx.store.is_out_of_room() && cx.store.has_resting();
+        if helps || cx.store.would_admit(bytes) {
+            self.load.rested_at = Some(cx.now);
+            self.quarantine.press(cx.now);
+        }
+        let recent = |at: Time| cx.now.since(at) < FULL_PATIENCE;
+        let rests = self.load.rested_at.is_some_and(recent);
+        if rests || !is_known || self.load.advice.freeing || recent(since) {
             let detail = format!("{name}: {why}; space is being freed");
             return WireError::new(ErrorCode::Freeing, detail);
         }

@@ -23,6 +23,7 @@ use super::load::Load;
 use super::marks::{Mark, Marks};
 use super::prepare::AckWait;
 use super::purge::Purge;
+use super::quarantine::Quarantine;
 use super::recent::RecentOps;
 use super::reconcile::Reconcile;
 use super::rejoin::Rejoin;
@@ -55,6 +56,7 @@ pub(super) enum After {
     Adopted(Vec<(PgId, Epoch)>),
     Fetched(ObjectId),
     Purged,
+    Rested,
     Namespace(u64),
 }
 
@@ -104,6 +106,7 @@ pub struct Replica {
     pub(super) fill_checks: FillChecks,
     pub(super) load: Load,
     pub(super) purge: Purge,
+    pub(super) quarantine: Quarantine,
     pub(super) reconcile: Reconcile,
     pub(super) scrub: Scrub,
     pub(super) catch_up: CatchUp,
@@ -196,6 +199,7 @@ impl Replica {
             fill_checks: FillChecks::default(),
             load: Load::default(),
             purge: Purge::default(),
+            quarantine: Quarantine::recover(now, store)?,
             reconcile,
             catch_up: CatchUp::new(gaps),
             cursor,
@@ -242,6 +246,7 @@ impl Replica {
         let mut wake = self.heartbeats.next_wake(now, &self.config);
         if self.failure.is_none() {
             wake = wake.min(self.load.next_wake());
+            wake = self.quarantine.next_wake().map_or(wake, |at| wake.min(at));
         }
         if self.failure.is_none() && self.groups.count().is_some() {
             let waits = [self.scrub.next_wake(), self.reconcile.next_wake()];
@@ -368,12 +373,23 @@ impl Replica {
         if self.failure.is_none() {
             self.pump_waits(cx);
             self.pump_adoption(cx);
-            self.pump_purge(cx)?;
-            self.pump_load(cx)?;
-            self.pump_counts(cx)?;
-            self.pump_fills(cx)?;
-            self.pump_scrub(cx)?;
-            self.pump_reconcile(cx)?;
+        }
+        let writing = [
+            Self::pump_purge,
+            Self::pump_quarantine,
+            Self::pump_load,
+            Self::pump_counts,
+            Self::pump_fills,
+            Self::pump_scrub,
+            Self::pump_reconcile,
+        ];
+        for pump in writing {
+            // The one before may have met the failure.
+            if self.failure.is_none() {
+                pump(self, cx)?;
+            }
+        }
+        if self.failure.is_none() {
             self.pump_catch_up(cx);
             self.pump_fill_checks(cx);
             self.pump_fetches(cx);
@@ -456,6 +472,7 @@ impl Replica {
             After::Adopted(epochs) => self.adopted(cx, &epochs),
             After::Fetched(id) => self.fetch_stored(cx, id),
             After::Purged => self.purge_done(cx),
+            After::Rested => self.rested(cx.now),
             After::Namespace(token) => {
                 let result = Ok(());
                 cx.out.push(ReplicaAction::NamespaceDone { token, result });

@@ -97,6 +97,8 @@ impl Replica {
             free_bytes: space.free_bytes,
             used_bytes: cx.store.used_bytes(),
             objects: cx.store.objects(),
+            quarantine_bytes: cx.store.resting().bytes,
+            quarantine_objects: cx.store.resting().objects,
             marks: self.marks.len() as u64,
             stamp_reads: self.counts.stamp_reads,
             object_reads: self.object_reads.load(Ordering::Relaxed),

@@ -6,6 +6,7 @@
 //! * [`prepare`], [`stamps`], [`read`] what clients ask;
 //! * [`heartbeat`], [`lease`], [`notes`] what the master tells;
 //! * [`groups`], [`fill`], [`fetch`], [`purge`] how replicas come, heal and go;
+//! * `quarantine` where what was deleted rests before it goes;
 //! * [`scrub`], [`scrub_job`] reading everything again, in the background;
 //! * [`inventory`] what a check of the whole cluster asks;
 //! * [`reconcile`] what was kept and nobody refers to;
@@ -29,6 +30,7 @@ pub mod namespace;
 mod notes;
 pub mod prepare;
 pub mod purge;
+mod quarantine;
 pub mod read;
 pub mod recent;
 pub mod reconcile;

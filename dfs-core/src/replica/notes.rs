@@ -12,6 +12,7 @@ use super::fetch::Why;
 use super::groups::Role;
 use super::machine::{After, Cx, Replica};
 use super::tables::{CleanRow, MissingRow, ObjectRow, TableError, Tx, keys};
+use crate::store::RestReason;
 use crate::types::{ChunkNo, Ino, LogIndex, ObjectId, ObjectSum, OpId, PgId, Revision};
 use crate::wire::master::Note;
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl Replica {
             Note::Aborted { .. } => Ok(()),
             Note::Delete { objects } => {
                 for id in objects {
-                    self.delete_object(cx, tx, id)?;
+                    self.delete_object(cx, tx, id, RestReason::Deleted(index))?;
                 }
                 Ok(())
             }
@@ -173,7 +174,7 @@ impl Replica {
             .tables
             .scan(cx.store, &keys::objects_of(op), None, usize::MAX)?;
         for id in rows.iter().filter_map(|(key, _)| keys::parse_object(key)) {
-            self.delete_object(cx, tx, id)?;
+            self.delete_object(cx, tx, id, RestReason::Aborted)?;
         }
         Ok(())
     }
@@ -184,17 +185,18 @@ impl Replica {
         }
     }
 
-    /// Deletes an object if it is held, and no longer wants it.
+    /// Deletes an object if it is held (it rests), and no longer wants it.
     pub(super) fn delete_object(
         &mut self,
         cx: &mut Cx<'_>,
         tx: &mut Tx,
         id: ObjectId,
+        reason: RestReason,
     ) -> Result<(), TableError> {
         self.unwant(cx, tx, id);
         self.scrub.deleted(id);
         if self.tables.object(cx.store, id)?.is_some() {
-            self.tables.delete_object(tx, id);
+            self.rest_object(cx, tx, id, reason);
         }
         Ok(())
     }

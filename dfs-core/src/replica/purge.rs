@@ -1,7 +1,8 @@
 //! Strays: what this store holds of groups it has nothing to do with any more.
 //!
-//! A run takes all such groups, walks the objects once in pages, deletes the strays, then their
-//! stamps, marks and missing rows, and reports the groups as emptied. One page is under way at a
+//! A run takes all such groups, walks the objects once in pages, deletes the strays (they
+//! rest, see [`quarantine`](super::quarantine), and are no replicas any more), then their stamps, marks and
+//! missing rows, and reports the groups as emptied. One page is under way at a
 //! time. A group that is given back to this store meanwhile drops out of the run: filling looks
 //! after it.
 //!
@@ -10,7 +11,8 @@
 use super::groups::Role;
 use super::machine::{After, Cx, Replica};
 use super::tables::{self, MissingRow, ObjectRow, TableError, keys};
-use crate::types::PgId;
+use crate::store::RestReason;
+use crate::types::{Epoch, PgId};
 use std::collections::BTreeSet;
 
 /// Rows looked at per page.
@@ -153,7 +155,9 @@ impl Replica {
                 let row: ObjectRow = tables::decode(key, value)?;
                 if run.pgs.contains(&row.pg) {
                     let id = keys::parse_object(key).ok_or_else(|| tables::bad_key(key))?;
-                    self.delete_object(cx, &mut tx, id)?;
+                    let epoch = self.groups.info(row.pg).map_or(Epoch(0), |info| info.epoch);
+                    let reason = RestReason::Moved(row.pg, epoch);
+                    self.delete_object(cx, &mut tx, id, reason)?;
                     self.rejoin.wiped(row.pg);
                     strays += 1;
                 }

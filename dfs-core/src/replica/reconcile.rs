@@ -13,6 +13,7 @@
 //! 2. never one whose batch is under way.
 use super::machine::{After, CallKind, Cx, Replica};
 use super::tables::TableError;
+use crate::store::RestReason;
 use crate::types::{LogIndex, ObjectId, Time};
 use crate::wire::audit::ObjectFate;
 use crate::wire::master::MasterResponse;
@@ -158,12 +159,12 @@ impl Replica {
         if garbage.is_empty() || self.failure.is_some() {
             return Ok(());
         }
-        let count = garbage.len();
+        let (count, as_of) = (garbage.len(), self.reconcile.as_of);
         tracing::info!(count, "objects that nothing refers to are deleted");
         let mut tx = self.tables.begin();
         for id in garbage {
             self.unwant(cx, &mut tx, id);
-            self.tables.delete_object(&mut tx, id);
+            self.rest_object(cx, &mut tx, id, RestReason::Unreferenced(as_of));
         }
         self.persist(cx, tx, Vec::<After>::new());
         Ok(())

@@ -62,7 +62,7 @@ impl Replica {
     ) -> Result<(), TableError> {
         let mut tx = self.tables.begin();
         let mut rest = Vec::new();
-        let error = self.no_room(cx, FULL);
+        let error = self.no_room(cx, 1, FULL);
         for id in objects {
             // Sent again meanwhile, it is written anew, under another name.
             if !self.writing.contains_key(id) {
@@ -123,7 +123,7 @@ impl Replica {
         if !cx.store.is_out_of_room() {
             return;
         }
-        let error = self.no_room(cx, FULL);
+        let error = self.no_room(cx, 1, FULL);
         let (now, out) = (cx.now, &mut *cx.out);
         let late = self.waits.values_mut();
         for wait in late.filter(|wait| now.since(wait.since) >= PATIENCE) {

@@ -17,7 +17,7 @@
 //! applied through the store. Reading ahead of durability is safe: what a crash takes back is only
 //! knowledge that the master has (notes) or that was never acknowledged (marks, objects).
 use crate::store::overlay::{Direction, MemTable, merged_get, merged_scan};
-use crate::store::{Batch, KvError, KvOp, KvPair, ObjectStore, ObjectWrite, prefix_end};
+use crate::store::{Batch, KvError, KvOp, KvPair, ObjectStore, ObjectWrite, Rest, prefix_end};
 use crate::types::LogIndex;
 use crate::types::{ChunkNo, ClientId, Epoch, Ino, ObjectId, ObjectSum, OpId, PgId, Revision};
 use serde::de::DeserializeOwned;
@@ -211,6 +211,8 @@ pub struct Tx {
     /// Names the batch.
     pub token: u64,
     objects: Vec<ObjectWrite>,
+    rests: Vec<Rest>,
+    expires: Vec<(u64, ObjectId)>,
     deletes: Vec<ObjectId>,
     restores: Vec<ObjectId>,
 }
@@ -231,6 +233,17 @@ impl Tx {
     /// Removes such an object.
     pub fn delete_unlisted(&mut self, id: ObjectId) {
         self.deletes.push(id);
+    }
+
+    /// The object, which rests since then, goes.
+    pub fn expire(&mut self, since_ms: u64, id: ObjectId) {
+        self.expires.push((since_ms, id));
+    }
+
+    /// How many go so.
+    #[must_use]
+    pub fn expires(&self) -> usize {
+        self.expires.len()
     }
 
     /// Brings back what was there before an object that found no room.
@@ -263,6 +276,8 @@ impl Tables {
         Tx {
             token: self.token_last,
             objects: Vec::new(),
+            rests: Vec::new(),
+            expires: Vec::new(),
             deletes: Vec::new(),
             restores: Vec::new(),
         }
@@ -279,6 +294,8 @@ impl Tables {
             .map(op)
             .collect();
         Batch {
+            rests: tx.rests,
+            expires: tx.expires,
             deletes: tx.deletes,
             restores: tx.restores,
             objects: tx.objects,
@@ -308,6 +325,12 @@ impl Tables {
     pub fn delete_object(&mut self, tx: &mut Tx, id: ObjectId) {
         self.delete(tx, keys::object(b'o', id));
         tx.deletes.push(id);
+    }
+
+    /// Removes an object's row; the object rests.
+    pub fn rest_object(&mut self, tx: &mut Tx, rest: Rest) {
+        self.delete(tx, keys::object(b'o', rest.id));
+        tx.rests.push(rest);
     }
 
     /// A row.

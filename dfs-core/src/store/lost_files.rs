@@ -125,7 +125,7 @@ impl ObjectStore {
     }
 
     /// In memory are rows of files that are not there (invariant 1).
-    pub(super) fn is_taking_back(&self) -> bool {
+    pub fn is_taking_back(&self) -> bool {
         self.progress.has_roomless() || self.progress.committed() < self.lost.until
     }
 }

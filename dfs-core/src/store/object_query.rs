@@ -297,6 +297,15 @@ impl ObjectStore {
         Ok(())
     }
 
+    /// True if `bytes` more could be stored once all that rests is gone, and only then.
+    #[must_use]
+    pub fn would_admit(&self, bytes: u64) -> bool {
+        let promised = self.space().map_or(0, |space| {
+            space.free_bytes.saturating_sub(self.reserve_of(space)) / u64::from(self.sharing)
+        });
+        self.has_resting() && bytes <= promised && bytes > self.free_part().unwrap_or(u64::MAX)
+    }
+
     /// Bytes above the reserve that are free now, or the store's part of them.
     pub(super) fn free_part(&self) -> Result<u64, StoreError> {
         let space = self.space_now()?;

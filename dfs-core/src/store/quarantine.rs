@@ -294,10 +294,17 @@ impl ObjectStore {
         let rested = [object_key(TABLE_RESTING, id), age_key(rest.since_ms, id)];
         changes.remove(&row, rested);
         match row.place {
+            Place::Table if self.is_in_tables(id) => {} // they are of the one that is held
             Place::Table => changes.ops.push(KvOp::Delete(object_key(TABLE_BYTES, id))),
             Place::File(_) => changes.going += ObjectStore::cost_of(row.header.len),
         }
         Ok(())
+    }
+
+    /// True if it is held, and its bytes are in the tables.
+    fn is_in_tables(&self, id: ObjectId) -> bool {
+        let row = self.checked_row(id).ok().flatten();
+        row.is_some_and(|row| row.place == Place::Table)
     }
 
     /// Keeps the counts right; before the change is made.

@@ -460,6 +460,10 @@ pub struct StoreLacks {
 pub struct StoreLoad {
     /// Part of the free bytes that is kept for deletes and logs: no object may use it.
     pub reserve_bytes: u64,
+    /// Bytes of deleted objects that rest; they count as free, and not as used.
+    pub quarantine_bytes: u64,
+    /// How many objects those are.
+    pub quarantine_objects: u64,
     /// Objects it should hold and has no room for.
     pub starved: u64,
     /// Microseconds that a disk operation takes, smoothed; 0 while none was seen lately.

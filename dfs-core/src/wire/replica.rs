@@ -239,6 +239,10 @@ pub struct StoreUsage {
     pub used_bytes: u64,
     /// Objects held.
     pub objects: u64,
+    /// Bytes of deleted objects that rest; they count as free, and not as used.
+    pub quarantine_bytes: u64,
+    /// How many objects those are.
+    pub quarantine_objects: u64,
     /// Marks in flight.
     pub marks: u64,
     /// Stamp reads answered since start.

@@ -202,6 +202,7 @@ impl Plan {
         config.old_mark_age = ms(2000);
         config.heal_delay = ms(500);
         config.listing_rows = 5;
+        config.quarantine = ms(3000);
         config
     }
 

@@ -4,6 +4,7 @@ mod configuration;
 mod healing;
 mod namespace;
 mod puts;
+mod quarantine;
 mod reconcile;
 mod returning;
 mod scrubbing;
@@ -12,7 +13,7 @@ use super::event::{ReadJob, ReplicaAction, ReplicaEvent};
 use super::scrub_job::{self, ScrubJob};
 use super::{Replica, ReplicaConfig, read};
 use crate::store::{
-    MemBase, ObjectStore, PendingBatch, SimDisk, StoreMeta, StoreOptions, StoreWriter,
+    MemBase, ObjectStore, PendingBatch, RestReason, SimDisk, StoreMeta, StoreOptions, StoreWriter,
 };
 use crate::types::{
     BlockSums, ChunkNo, ClientId, ClusterId, Epoch, Incarnation, Ino, LogIndex, NodeId, ObjectId,
@@ -177,6 +178,14 @@ impl Rig {
                 });
             }
         }
+    }
+
+    /// Starts again with another configuration.
+    pub fn change_config(&mut self, change: impl FnOnce(&mut ReplicaConfig)) {
+        let addr = "127.0.0.1:1000".parse().unwrap();
+        let mut config = ReplicaConfig::new(ME, NodeId(1), Incarnation(1), addr);
+        change(&mut config);
+        self.replica = Replica::recover(config, self.now, &self.store).unwrap();
     }
 
     /// Loses what is not durable and starts again.

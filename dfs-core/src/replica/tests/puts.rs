@@ -219,7 +219,7 @@ fn regression_a_writer_that_pauses_longer_than_advice_is_new_is_refused_all_the_
 }
 
 /// A PREPARE of an object that has a file of its own.
-fn prepare_large(rig: &mut Rig, seq: u64) -> ReplyTo {
+pub fn prepare_large(rig: &mut Rig, seq: u64) -> ReplyTo {
     let bytes = Bytes::from(vec![seq as u8; 100_000]);
     let object = PrepareObject {
         id: id(seq),

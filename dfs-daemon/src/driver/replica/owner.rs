@@ -218,8 +218,10 @@ impl Owner {
 
     fn housekeeping(&mut self) {
         let now = boottime();
-        // Only while nothing is under way: a file whose deletion is not durable must stay.
-        let is_quiet = self.store.applied() == self.store.committed();
+        // Only while nothing is under way: a file whose deletion is not durable must stay, and so must
+        // what an object that found no room should have replaced.
+        let is_quiet =
+            self.store.applied() == self.store.committed() && !self.store.is_taking_back();
         if self.swept < FAN_OUT && is_quiet && now >= self.sweep_next {
             self.sweep_next = now + SWEEP_PAUSE;
             match self.store.sweep(self.swept) {
