@@ -145,6 +145,10 @@ pub struct RepairConfig {
     pub voter_grace_ms: u64,
     /// How long deleted bytes stay on disk (readers may still be on them), in milliseconds.
     pub delete_grace_ms: u64,
+    /// How long a store keeps what was deleted (after `delete_grace_ms`, and the replicas that were moved
+    /// away from it) before the bytes leave its disk, in milliseconds; 0: not at all. As long as there
+    /// is room: less than a quarter of its part of the device free, and the oldest go at once.
+    pub quarantine_ms: u64,
     /// How long the history of deleted names is kept, in seconds.
     pub history_secs: u64,
     /// `true`: slower to accuse, for hosts with more runnable threads than cores.
@@ -173,6 +177,7 @@ impl Default for RepairConfig {
             rate_bytes: 64 << 20,
             voter_grace_ms: 30_000,
             delete_grace_ms: 30_000,
+            quarantine_ms: 600_000,
             history_secs: 24 * 3600,
             busy_host: false,
             rejoin: Rejoin::default(),

@@ -160,6 +160,7 @@ impl Daemon {
         machine.scrub_period = Duration::from_secs(hours * 3600);
         machine.table_counts = table_counts.clone();
         let voting = machine.voting.clone();
+        machine.quarantine = Duration::from_millis(config.repair.quarantine_ms);
         machine.rejoin_wipe = config.repair.rejoin == Rejoin::Wipe;
         machine.set_aside.clone_from(&dir.set_aside);
         let replica = ReplicaDriver::start(
