@@ -9,7 +9,8 @@ use super::snapshot::{MANIFEST_PART, NamespaceManifest, decode_part};
 use crate::replica::tables::{CleanRow, keys};
 use crate::store::{
     CowDisk, DirLock, Disk, DiskError, KvError, KvRead, LockError, MemKv, MetaError, ObjectStore,
-    RedbBase, StoreDir, StoreError, StoreMeta, StoreOptions, prefix_end, salvage, share_dir,
+    RedbBase, RestReason, StoreDir, StoreError, StoreMeta, StoreOptions, prefix_end, salvage,
+    share_dir,
 };
 use crate::types::{
     ChunkNo, ClusterId, Ino, ObjectAbout, ObjectId, ObjectSum, OpId, Revision, StoreId,
@@ -143,6 +144,8 @@ pub struct Held {
     pub chunk: ChunkNo,
     /// What its header says of the file.
     pub about: Option<Box<ObjectAbout>>,
+    /// It was deleted, and rests in every directory that has it.
+    is_deleted: bool,
     /// Directories, by number.
     dirs: Vec<usize>,
 }
@@ -156,16 +159,26 @@ pub struct Inventory {
     stamps: BTreeMap<Ino, (Revision, OpId)>,
     marked: BTreeSet<OpId>,
     aborted: BTreeSet<OpId>,
+    with_quarantined: bool,
     /// What could not be read, in words.
     pub troubles: Vec<String>,
 }
 
 impl Inventory {
+    /// An empty one, which takes what was deleted and still rests along.
+    #[must_use]
+    pub fn with_quarantined() -> Self {
+        Self {
+            with_quarantined: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds a directory.
     ///
     /// # Errors
     /// [`InventoryError`]; nothing was added.
-    pub fn add(&mut self, dir: Directory) -> Result<(), InventoryError> {
+    pub fn add(&mut self, mut dir: Directory) -> Result<(), InventoryError> {
         if let Some(first) = self.dirs.first()
             && first.meta.cluster != dir.meta.cluster
         {
@@ -182,8 +195,15 @@ impl Inventory {
         let shown = dir.path.display();
         let troubles = dir.troubles.iter().map(|words| format!("{shown}: {words}"));
         self.troubles.extend(troubles);
-        if let Err(error) = self.read_objects(number, &dir) {
+        if let Err(error) = self.read_objects(number, &dir, false) {
             self.trouble(&dir, "its list of objects", &error);
+        }
+        if self.with_quarantined {
+            let is_wanted = |reason| reason != RestReason::Aborted;
+            let taken = dir.store.take_up_resting(is_wanted);
+            if let Err(error) = taken.and_then(|_| self.read_objects(number, &dir, true)) {
+                self.trouble(&dir, "its quarantine", &error);
+            }
         }
         if let Err(error) = self.read_rows(&dir) {
             self.trouble(&dir, "its stamps and marks", &error);
@@ -200,7 +220,13 @@ impl Inventory {
         self.troubles.push(words);
     }
 
-    fn read_objects(&mut self, number: usize, dir: &Directory) -> Result<(), StoreError> {
+    /// Takes what the directory lists and is not known of it yet.
+    fn read_objects(
+        &mut self,
+        number: usize,
+        dir: &Directory,
+        is_deleted: bool,
+    ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let page = dir.store.list_objects(after, PAGE)?;
@@ -209,7 +235,14 @@ impl Inventory {
             };
             after = Some(last.id);
             for listed in page {
+                let known = self.objects.get(&listed.id);
+                if known.is_some_and(|held| held.dirs.contains(&number)) {
+                    continue;
+                }
                 let Some(header) = listed.header else {
+                    if is_deleted {
+                        continue; // said already
+                    }
                     let words = format!(
                         "{}: the row of object {} is damaged",
                         dir.path.display(),
@@ -225,9 +258,11 @@ impl Inventory {
                         ino: header.ino,
                         chunk: header.chunk,
                         about: None,
+                        is_deleted: true,
                         dirs: Vec::new(),
                     }
                 });
+                held.is_deleted &= is_deleted;
                 held.dirs.push(number);
                 // A copy that an older program made may lack what another has.
                 held.about = held.about.take().or(header.about);
@@ -284,6 +319,13 @@ impl Inventory {
     #[must_use]
     pub fn of_ino(&self, ino: Ino) -> &[ObjectId] {
         self.by_ino.get(&ino).map_or(&[], Vec::as_slice)
+    }
+
+    /// All that is there of an inode was deleted and rests.
+    #[must_use]
+    pub fn is_deleted(&self, ino: Ino) -> bool {
+        let held = |id: &ObjectId| self.objects.get(id).is_some_and(|held| !held.is_deleted);
+        !self.of_ino(ino).iter().any(held)
     }
 
     /// The newest commit of an inode that any directory was told of.

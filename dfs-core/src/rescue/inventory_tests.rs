@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::{Batch, ObjectHeader, ObjectWrite, StoreDir};
-use crate::types::{BlockSums, ClientId};
+use crate::store::{Batch, ObjectHeader, ObjectWrite, Rest, StoreDir};
+use crate::types::{BlockSums, ClientId, LogIndex};
 use std::fs;
 
 const SMALL: u64 = 400;
@@ -140,4 +140,71 @@ fn regression_pages_that_are_lost_hide_nothing_else() {
     );
     let after: Vec<_> = NAMES.map(|name| fs::read(root.join(name)).unwrap()).into();
     assert!(before == after, "nothing is changed");
+}
+
+/// Deletes objects of a directory, which rest for this reason.
+fn rest(data: &Path, seqs: &[u64], reason: RestReason) {
+    let root = data.join("store");
+    let options = StoreOptions::default();
+    let opened = StoreDir::open(&root, ClusterId(9), StoreId(4), options).unwrap();
+    let (mut store, mut writer) = (opened.store, opened.writer);
+    let rests = seqs.iter().map(|seq| Rest {
+        id: id(*seq),
+        since_ms: *seq,
+        reason,
+    });
+    let batch = Batch {
+        rests: rests.collect(),
+        ..Batch::default()
+    };
+    let pending = store.apply(batch).unwrap();
+    writer.commit(&[pending]).unwrap();
+}
+
+#[test]
+fn what_rests_is_read_only_if_that_is_wanted() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    let (small, large) = (1, SMALL + 1);
+    let deleted = [small, large];
+    rest(data.path(), &deleted, RestReason::Deleted(LogIndex(5)));
+    rest(data.path(), &[2], RestReason::Aborted);
+    let (seqs, troubles) = readable(data.path());
+    assert_eq!(troubles, Vec::<String>::new());
+    assert!(!seqs.contains(&small) && !seqs.contains(&large) && !seqs.contains(&2));
+    assert_eq!(seqs.len(), all().len() - 3);
+
+    let mut inventory = Inventory::with_quarantined();
+    inventory
+        .add(Directory::open(data.path()).unwrap())
+        .unwrap();
+    for seq in deleted {
+        let sum = inventory.held(id(seq)).unwrap().sum;
+        let bytes = inventory.bytes(id(seq), sum, (0, sum.len)).unwrap();
+        assert!(bytes == content(seq));
+        assert!(inventory.is_deleted(Ino(seq)));
+    }
+    assert!(inventory.held(id(2)).is_none(), "it never was");
+    assert!(!inventory.is_deleted(Ino(3)));
+    let plan = crate::rescue::plan(&inventory, &MemKv::default());
+    let paths: Vec<_> = plan.entries.iter().map(|entry| &entry.path[..]).collect();
+    assert!(paths.contains(&&b"quarantined/lost+found/ino-1"[..]));
+    assert!(paths.contains(&&b"lost+found/ino-3"[..]));
+    let (seqs, _) = readable(data.path());
+    assert_eq!(seqs.len(), all().len() - 3, "nothing was changed");
+}
+
+#[test]
+fn of_a_store_whose_tables_are_lost_in_part_what_rests_is_still_told_apart() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    let large = SMALL + 1;
+    rest(data.path(), &[large], RestReason::Deleted(LogIndex(5)));
+    let root = data.path().join("store");
+    // Damage that ends the engine's use, with the journal whole.
+    for name in NAMES {
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    let (seqs, _) = readable(data.path());
+    assert!(!seqs.contains(&large), "{seqs:?}");
 }

@@ -10,7 +10,8 @@
 //! 2. a put that some store had not heard the end of counts, and the file says so: its writer may
 //!    have been told that it is safe;
 //! 3. an inode number below the snapshot's next one that the snapshot does not have was removed
-//!    before: what is left of it is no file;
+//!    before: what is left of it is no file. Where all that is left of a file rests in quarantine
+//!    (and is asked for), it was deleted: it goes below `quarantined`, in nobody's way;
 //! 4. of two files with one path the one that was made later has it.
 //!
 //! Not told by any object, and so as of the snapshot: names that were changed or removed, sizes cut
@@ -24,6 +25,8 @@ use crate::types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Where files go that were deleted, if such are wanted; in it, they are where they were.
+pub const QUARANTINED: &[u8] = b"quarantined";
 /// Where files go of which no path is known.
 pub const LOST_AND_FOUND: &[u8] = b"lost+found";
 
@@ -351,7 +354,8 @@ impl Planner<'_> {
         self.removed = known.iter().filter(nameless).count() as u64;
         let fresh = self.inventory.inos();
         let fresh: Vec<Ino> = fresh
-            .filter(|ino| !known.contains(ino) && *ino >= self.next_ino)
+            .filter(|ino| !known.contains(ino))
+            .filter(|ino| *ino >= self.next_ino || self.inventory.is_deleted(*ino))
             .collect();
         for ino in fresh {
             self.add_newer_file(ino);
@@ -368,6 +372,10 @@ impl Planner<'_> {
             Some(hint) if hint.is_whole() => hint.0[1..].to_vec(),
             Some(hint) => join(LOST_AND_FOUND, &hint.0),
             None => join(LOST_AND_FOUND, format!("ino-{ino}").as_bytes()),
+        };
+        let path = match self.inventory.is_deleted(ino) {
+            true => join(QUARANTINED, &path),
+            false => path,
         };
         let mut entry = Entry {
             path: Vec::new(),

@@ -22,6 +22,9 @@ pub struct RescueArgs {
     /// Use no namespace snapshot: only what the objects say of themselves
     #[arg(long)]
     pub no_snapshot: bool,
+    /// Also what was deleted and still rests in quarantine: deleted files go below `quarantined`
+    #[arg(long)]
+    pub quarantined: bool,
     /// Data directories of daemons (which must be stopped); they are only read
     #[arg(required = true, value_name = "DATA_DIR")]
     pub dirs: Vec<PathBuf>,
@@ -34,7 +37,10 @@ pub struct RescueArgs {
 /// `Damaged` when a file is not whole or a directory could not be read: the rest was written.
 pub fn run(args: &RescueArgs, to: &mut Out) -> anyhow::Result<()> {
     prepare_out(&args.out)?;
-    let mut inventory = Inventory::default();
+    let mut inventory = match args.quarantined {
+        true => Inventory::with_quarantined(),
+        false => Inventory::default(),
+    };
     let mut unread = Vec::new();
     for path in &args.dirs {
         match Directory::open(path) {
