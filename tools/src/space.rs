@@ -89,7 +89,7 @@ pub fn account(
 ) -> NodeSpace {
     let held = &usage.held;
     let mut space = NodeSpace {
-        quarantine: held.quarantine,
+        quarantine: usage.quarantine_bytes,
         ballast: disk.ballast,
         set_aside: disk.set_aside,
         total: disk.total,
@@ -111,10 +111,12 @@ pub fn account(
     let all: u64 = wanted.values().map(|want| want.live + want.version).sum();
     space.missing = all.saturating_sub(seen);
     // Bytes that are here without being on the list.
-    let known = listed + held.namespace + held.quarantine;
+    let known = listed + held.namespace;
     let unlisted = usage.used_bytes.saturating_sub(known);
     let small = held.in_tables + held.namespace_in_tables;
-    let in_files = usage.used_bytes.saturating_sub(small);
+    let resting_small = held.quarantine_in_tables;
+    let resting_files = usage.quarantine_bytes.saturating_sub(resting_small);
+    let in_files = usage.used_bytes.saturating_sub(small) + resting_files;
     let unnamed = disk.objects.saturating_sub(in_files);
     if held.is_current {
         space.unreferenced += unlisted;
@@ -126,7 +128,7 @@ pub fn account(
     space.reclaimable = space.unreferenced + space.unnamed_files + space.free_pages;
     let tables = (disk.tables.total - disk.tables.free) + disk.journal;
     let voter = (disk.voter_tables.total - disk.voter_tables.free) + disk.voter_log;
-    let bare = tables.saturating_sub(small);
+    let bare = tables.saturating_sub(small + resting_small);
     space.metadata = disk.padding + bare + voter + disk.other + held.namespace;
     space.sum = space.live
         + space.version

@@ -139,12 +139,13 @@ impl Replica {
         let found = &self.load.found;
         let is_walking = self.load.after.is_some();
         let (namespace, namespace_in_tables) = namespace_bytes(cx);
+        let resting = cx.store.resting();
         HeldBytes {
             groups: found.groups.iter().map(|(pg, b)| (*pg, *b)).collect(),
             in_tables: found.in_tables,
             namespace,
             namespace_in_tables,
-            quarantine: 0,
+            quarantine_in_tables: resting.bytes.saturating_sub(resting.file_bytes),
             is_current: !is_walking && self.load.walked_at == cx.store.applied(),
         }
     }

@@ -270,8 +270,8 @@ pub struct HeldBytes {
     pub namespace: u64,
     /// Of these, what lies in the tables.
     pub namespace_in_tables: u64,
-    /// Of objects that were put out of use because of damage.
-    pub quarantine: u64,
+    /// Of deleted objects that rest, which are on no list: what lies in the tables.
+    pub quarantine_in_tables: u64,
     /// Nothing has changed since `groups` was counted.
     pub is_current: bool,
 }
