@@ -147,7 +147,8 @@ pub struct RepairConfig {
     pub delete_grace_ms: u64,
     /// How long a store keeps what was deleted (after `delete_grace_ms`, and the replicas that were moved
     /// away from it) before the bytes leave its disk, in milliseconds; 0: not at all. As long as there
-    /// is room: less than a quarter of its part of the device free, and the oldest go at once.
+    /// is room: less than a quarter of its part of the device free above the reserve, and the oldest
+    /// go at once. After a restart what rests may stay for as long again.
     pub quarantine_ms: u64,
     /// How long the history of deleted names is kept, in seconds.
     pub history_secs: u64,

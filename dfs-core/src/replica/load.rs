@@ -155,8 +155,7 @@ impl Replica {
         let groups = &self.load.found.groups;
         StoreLoad {
             reserve_bytes: cx.store.reserve_bytes(),
-            quarantine_bytes: cx.store.resting().bytes,
-            quarantine_objects: cx.store.resting().objects,
+            coming_bytes: cx.store.coming_bytes(),
             starved: self.fetches.starved(),
             disk_us: u64::try_from(cx.store.disk_latency().as_micros()).unwrap_or(u64::MAX),
             read_bytes: self.counts.read_bytes,

@@ -7,14 +7,15 @@
 //! counted, and is fetched or prepared anew if it belongs here again (the store lets it go then). Steps, one batch at a
 //! time, those deleted first first:
 //! 1. those that rest for the configured time go;
-//! 2. if too little of the device is free ([`resting_excess`](crate::store::ObjectStore::resting_excess)),
-//!    so many go as that takes;
+//! 2. if less than a quarter of the store's part of the device is free above the reserve
+//!    ([`resting_excess`](crate::store::ObjectStore::resting_excess)), so many go as that takes;
 //! 3. if somebody was not admitted, some go at once.
 //!
 //! So nobody is refused for want of room, and no history goes, while anything rests.
 //!
-//! Time: the clock of what rests stands still while the daemon is down, and goes on from the newest
-//! deletion on disk. So nothing rests for less than the configured time, whatever clocks do.
+//! Time: the clock of what rests stands still while the daemon is down, and begins at the newest
+//! deletion on disk. So nothing rests for less than the configured time, whatever clocks do; but the time
+//! since that deletion is forgotten at each restart, and what rests may stay for as long again.
 //!
 //! Invariant: an object leaves the disk only by way of here, with its [`RestReason`] on disk; except one
 //! whose batch is under way, one that the same bytes replace, and snapshots of the namespace.
@@ -122,9 +123,6 @@ impl Replica {
         let pressed = if is_pressed { PRESSED_BYTES } else { 0 };
         let excess = cx.store.resting_excess().max(pressed);
         self.quarantine.due = (!oldest.is_empty()).then_some(cx.now + LOOK_EVERY);
-        if oldest.is_empty() {
-            cx.store.nothing_rests();
-        }
         let (mut bytes, mut early) = (0, 0);
         let mut tx = None;
         for resting in oldest {

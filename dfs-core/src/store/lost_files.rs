@@ -12,7 +12,7 @@
 //!    flush, which waits until the batch of step 3 is durable;
 //! 2. what an object that found no room should have replaced is still there, and is read again.
 use super::object_format::{ObjectRow, TABLE_OBJECT, encode_ops, parse_file_name};
-use super::quarantine::owner;
+use super::quarantine::{is_age, owner};
 use super::{KvError, KvOp, KvRead, ObjectHeader, ObjectStore};
 use crate::types::ObjectId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +39,18 @@ pub(super) struct Remains {
 }
 
 impl LostFiles {
+    /// Rows that are there again if batches under way that store this object find no room.
+    pub fn replaced_rows(&self, id: ObjectId) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let images = self
+            .images
+            .values()
+            .filter_map(move |images| images.get(&id));
+        images.flatten().filter_map(|image| match image {
+            KvOp::Put(key, value) => Some((key.as_slice(), value.as_slice())),
+            KvOp::Delete(_) => None,
+        })
+    }
+
     /// True if the object is in a batch whose files are not known to be there.
     pub fn is_under_way(&self, id: ObjectId) -> bool {
         self.images.values().any(|images| images.contains_key(&id))
@@ -67,7 +79,11 @@ impl ObjectStore {
                 continue;
             }
             let is_row = key.first() == Some(&TABLE_OBJECT);
-            let old = self.kv.get(key)?;
+            let old = match self.kv.get(key) {
+                // Rows by age say all there is to say in their keys.
+                Err(KvError::Damaged { .. }) => is_age(key).then(Vec::new),
+                other => other?,
+            };
             let old = old.filter(|old| !is_row || ObjectRow::decode(old).is_some());
             let image = match old {
                 Some(old) => KvOp::Put(key.clone(), old),

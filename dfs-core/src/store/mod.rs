@@ -17,6 +17,7 @@ pub mod object_store;
 pub mod overlay;
 mod page_sums;
 pub mod quarantine;
+mod quarantine_query;
 mod raw_check;
 pub mod redb_kv;
 pub mod salvage;

@@ -9,7 +9,7 @@ use super::object_format::{
 };
 use super::object_read::{ObjectRead, ReadPlan, Source};
 use super::object_store::ObjectStore;
-use super::quarantine::is_file_of;
+use super::quarantine_query::is_file_of;
 use super::store_error::StoreError;
 use super::{DiskError, DiskSpace, KvError, KvPair, KvRead, prefix_end};
 use crate::types::{ObjectId, SMALL_OBJECT_MAX};
@@ -204,35 +204,21 @@ impl ObjectStore {
         self.counters.objects
     }
 
-    /// Space of the device, or of the configured part of it; what is on its way counts as used, and
-    /// what rests as free.
+    /// Space of the device, or of the configured part of it, as it is now: what is on its way counts as
+    /// used, and so does what rests.
     ///
     /// # Errors
     /// I/O.
     pub fn space(&self) -> Result<DiskSpace, StoreError> {
-        let used = self.counters.used_bytes;
-        Ok(self.within_capacity(self.with_resting(self.device_space()?), used))
-    }
-
-    /// The same of what is there now.
-    fn space_now(&self) -> Result<DiskSpace, StoreError> {
-        let used = self.counters.used_bytes + self.resting().bytes;
-        Ok(self.within_capacity(self.device_space()?, used))
-    }
-
-    fn device_space(&self) -> Result<DiskSpace, StoreError> {
         let mut space = self.disk.space()?;
         let in_flight: u64 = self.in_flight.values().map(|(_, b)| b.len() as u64).sum();
         space.free_bytes = space.free_bytes.saturating_sub(in_flight);
-        Ok(space)
-    }
-
-    fn within_capacity(&self, mut space: DiskSpace, used: u64) -> DiskSpace {
         if let Some(capacity) = self.options.capacity_bytes {
+            let used = self.counters.used_bytes + self.resting().bytes;
             space.free_bytes = space.free_bytes.min(capacity.saturating_sub(used));
             space.total_bytes = space.total_bytes.min(capacity);
         }
-        space
+        Ok(space)
     }
 
     /// How long the disk takes for an operation, smoothed; zero while that is not known.
@@ -297,19 +283,26 @@ impl ObjectStore {
         Ok(())
     }
 
-    /// True if `bytes` more could be stored once all that rests is gone, and only then.
+    /// True if `bytes` more could be stored once all that rests here is gone, and only then.
     #[must_use]
     pub fn would_admit(&self, bytes: u64) -> bool {
-        let promised = self.space().map_or(0, |space| {
-            space.free_bytes.saturating_sub(self.reserve_of(space)) / u64::from(self.sharing)
-        });
+        let promised = self.part_with(self.coming_bytes()).unwrap_or(0);
         self.has_resting() && bytes <= promised && bytes > self.free_part().unwrap_or(u64::MAX)
     }
 
     /// Bytes above the reserve that are free now, or the store's part of them.
     pub(super) fn free_part(&self) -> Result<u64, StoreError> {
-        let space = self.space_now()?;
-        let free_bytes = space.free_bytes.saturating_sub(self.reserve_of(space));
+        self.part_with(0)
+    }
+
+    /// The same with so many more bytes of the device free.
+    fn part_with(&self, more: u64) -> Result<u64, StoreError> {
+        let space = self.space()?;
+        let free_bytes = space
+            .free_bytes
+            .saturating_add(more)
+            .min(space.total_bytes)
+            .saturating_sub(self.reserve_of(space));
         Ok(free_bytes / u64::from(self.sharing))
     }
 }

@@ -242,6 +242,9 @@ impl ObjectStore {
                 KvOp::Delete(key) => (key, None),
             };
             if !quarantine::is_counted(key) {
+                if new.is_some() {
+                    self.quarantine.written(key);
+                }
                 continue;
             }
             if key.first() != Some(&TABLE_OBJECT) {

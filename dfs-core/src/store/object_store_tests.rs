@@ -75,7 +75,7 @@ struct Model {
 }
 
 impl Model {
-    fn check(&self, store: &ObjectStore, rng: &mut ChaCha8Rng) {
+    fn check(&self, store: &mut ObjectStore, rng: &mut ChaCha8Rng) {
         let tables = store.scan(&[], &[STORE_KEYS_FROM], usize::MAX).unwrap();
         let expected: Vec<_> = self.tables.0.clone().into_iter().collect();
         assert_eq!(tables, expected);
@@ -165,7 +165,7 @@ impl World {
         assert!(store.applied() >= self.committed, "committed batches stay");
         self.history.truncate(store.applied() as usize + 1);
         self.committed = store.applied();
-        self.history.last().unwrap().check(&store, rng);
+        self.history.last().unwrap().check(&mut store, rng);
         for dir in 0..FAN_OUT {
             store.sweep(dir).unwrap();
         }
@@ -204,7 +204,7 @@ impl World {
                     }
                 }
             }
-            self.history.last().unwrap().check(&store, rng);
+            self.history.last().unwrap().check(&mut store, rng);
         }
         self.disk.crash(rng);
     }

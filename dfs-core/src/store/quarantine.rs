@@ -9,9 +9,9 @@
 //! reason, and its bytes stay where they are (a file, or a row of the tables). A second table has them
 //! by age. When they go is the caller's matter; it says since when they rest, in a clock of its own.
 //!
-//! Room: what rests counts as free, because it goes before a writer is refused ([`ObjectStore::space`]),
-//! and [`ObjectStore::admit`] knows better: it counts what is there now. Bytes in the tables are not counted:
-//! tables keep the space that their rows leave.
+//! Room: what rests is told apart from what is free now ([`ObjectStore::coming_bytes`]): it goes before a
+//! writer is refused, and until then [`ObjectStore::admit`] does not count it. Bytes in the tables never
+//! count: tables keep the space that their rows leave.
 //!
 //! Invariants:
 //! 1. an object is held or rests, never both;
@@ -24,23 +24,21 @@ use super::object_format::{
 };
 use super::object_store::{Batch, ObjectStore};
 use super::store_error::StoreError;
-use super::{DiskSpace, KvError, KvOp, KvPair, KvRead, prefix_end};
+use super::{KvError, KvOp, KvRead};
 use crate::types::{Epoch, LogIndex, ObjectId, PgId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `f3 id ->` [`RestRow`].
-const TABLE_RESTING: u8 = 0xf3;
+pub(super) const TABLE_RESTING: u8 = 0xf3;
 /// `f4 since id ->` nothing.
-const TABLE_AGES: u8 = 0xf4;
+pub(super) const TABLE_AGES: u8 = 0xf4;
 /// What rests, as of the tables' last flush.
 pub(super) const KEY_RESTING: &[u8] = &[0xf5];
-/// Objects rest only while this part of the store's part of the device is free.
+/// Objects rest only while this part of the store's part of the device is free above the reserve.
 const FREE_PART: u64 = 4;
 /// Those in the tables take this part at most: tables grow and never shrink.
 const TABLES_PART: u64 = 16;
-/// Objects taken up at a time.
-const PAGE: usize = 1024;
 
 /// Why an object was deleted: each is a committed fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +92,7 @@ pub struct RestingTotals {
 }
 
 impl RestingTotals {
-    fn add(&mut self, row: &ObjectRow, sign: i64) {
+    pub(super) fn add(&mut self, row: &ObjectRow, sign: i64) {
         let len = u64::from(row.header.len);
         let is_file = row.place != Place::Table;
         let count = |total: &mut u64, n: u64| {
@@ -128,6 +126,10 @@ impl RestingTotals {
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     pub totals: RestingTotals,
+    /// A damaged row was met that `totals` may count: they are to be counted anew.
+    pub is_doubtful: bool,
+    /// No row by age is below this one: rows that went leave traces, which would be walked over.
+    pub oldest: Vec<u8>,
     /// Bytes of files that rested, by the batch that removes them.
     going: BTreeMap<u64, u64>,
 }
@@ -135,9 +137,15 @@ pub(super) struct Quarantine {
 impl Quarantine {
     /// As the tables have it.
     pub fn open(kv: &impl KvRead) -> Result<Self, KvError> {
-        let row = kv.get(KEY_RESTING)?;
-        let totals = row.and_then(|row| postcard::from_bytes(&row).ok());
+        let row = match kv.get(KEY_RESTING) {
+            Ok(None) => return Ok(Self::default()),
+            Ok(Some(row)) => row,
+            Err(KvError::Damaged { .. }) => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let totals = postcard::from_bytes(&row).ok();
         Ok(Self {
+            is_doubtful: totals.is_none(),
             totals: totals.unwrap_or_default(),
             ..Self::default()
         })
@@ -145,21 +153,31 @@ impl Quarantine {
 
     /// For a flush.
     pub fn totals_row(&self) -> KvOp {
-        let row = postcard::to_allocvec(&self.totals).expect("plain numbers");
+        let row = match self.is_doubtful {
+            true => Vec::new(),
+            false => postcard::to_allocvec(&self.totals).expect("plain numbers"),
+        };
         KvOp::Put(KEY_RESTING.to_vec(), row)
+    }
+
+    /// A row is written, maybe one by age.
+    pub fn written(&mut self, key: &[u8]) {
+        if is_age(key) && key < self.oldest.as_slice() {
+            self.oldest = key.to_vec();
+        }
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct RestRow {
+pub(super) struct RestRow {
     since_ms: u64,
-    reason: RestReason,
+    pub reason: RestReason,
     /// The row of the object when it was held.
-    row: Vec<u8>,
+    pub row: Vec<u8>,
 }
 
 impl RestRow {
-    fn decode(bytes: &[u8]) -> Option<(Self, ObjectRow)> {
+    pub fn decode(bytes: &[u8]) -> Option<(Self, ObjectRow)> {
         let rest: Self = postcard::from_bytes(bytes).ok()?;
         let row = ObjectRow::decode(&rest.row)?;
         Some((rest, row))
@@ -173,7 +191,7 @@ fn age_key(since_ms: u64, id: ObjectId) -> Vec<u8> {
     key
 }
 
-fn parse_age(key: &[u8]) -> Option<(u64, ObjectId)> {
+pub(super) fn parse_age(key: &[u8]) -> Option<(u64, ObjectId)> {
     let (since, id) = key.strip_prefix(&[TABLE_AGES])?.split_first_chunk::<8>()?;
     let mut of = vec![TABLE_RESTING];
     of.extend(id);
@@ -186,6 +204,11 @@ pub(super) fn owner(key: &[u8]) -> Option<ObjectId> {
         Some((_, id)) => Some(id),
         None => key_object(key),
     }
+}
+
+/// True for rows by age.
+pub(super) fn is_age(key: &[u8]) -> bool {
+    key.first() == Some(&TABLE_AGES)
 }
 
 /// True for rows that the counters follow.
@@ -203,7 +226,10 @@ pub(super) struct Changes {
 }
 
 impl ObjectStore {
-    fn resting_row(&self, id: ObjectId) -> Result<Option<(RestRow, ObjectRow)>, StoreError> {
+    pub(super) fn resting_row(
+        &self,
+        id: ObjectId,
+    ) -> Result<Option<(RestRow, ObjectRow)>, StoreError> {
         match self.kv.get(&object_key(TABLE_RESTING, id)) {
             Ok(row) => Ok(row.and_then(|row| RestRow::decode(&row))),
             Err(KvError::Damaged { .. }) => Ok(None),
@@ -264,7 +290,24 @@ impl ObjectStore {
             Err(StoreError::Corrupt { .. }) => changes.ops.extend(held.map(KvOp::Delete)),
             Err(e) => return Err(e),
         }
+        self.forget_replaced(id, changes);
         self.forget_resting(id, changes)
+    }
+
+    /// What was there before batches under way that store the object goes as well: if they find no room,
+    /// it is what is on disk.
+    fn forget_replaced(&self, id: ObjectId, changes: &mut Changes) {
+        for (key, value) in self.lost.replaced_rows(id) {
+            let row = match key.first() {
+                Some(&TABLE_OBJECT) => ObjectRow::decode(value),
+                Some(&TABLE_RESTING) => RestRow::decode(value).map(|(_, row)| row),
+                _ => None,
+            };
+            if let Some(Place::File(generation)) = row.map(|row| row.place) {
+                changes.unlinks.push(object_path(id, generation));
+            }
+            changes.ops.push(KvOp::Delete(key.to_vec()));
+        }
     }
 
     /// What rests since then goes. One that rests since another time stays: only its old age goes.
@@ -285,7 +328,7 @@ impl ObjectStore {
         id: ObjectId,
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
-        if self.quarantine.totals.objects == 0 {
+        if self.quarantine.totals.objects == 0 && !self.quarantine.is_doubtful {
             return Ok(()); // as for nearly every object that is stored
         }
         let Some((rest, row)) = self.resting_row(id)? else {
@@ -313,9 +356,15 @@ impl ObjectStore {
         key: &[u8],
         new: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        let old = key_object(key).map(|id| self.resting_row(id)).transpose()?;
-        if let Some((_, old)) = old.flatten() {
-            self.quarantine.totals.add(&old, -1);
+        let old = match self.kv.get(key) {
+            Ok(old) => old,
+            Err(KvError::Damaged { .. }) => Some(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        match old.map(|old| RestRow::decode(&old)) {
+            None => {}
+            Some(Some((_, old))) => self.quarantine.totals.add(&old, -1),
+            Some(None) => self.quarantine.is_doubtful = true,
         }
         if let Some((_, new)) = new.and_then(RestRow::decode) {
             self.quarantine.totals.add(&new, 1);
@@ -338,15 +387,11 @@ impl ObjectStore {
         self.quarantine.totals
     }
 
-    /// The list of what rests is empty, whatever was counted (over damaged rows).
-    pub fn nothing_rests(&mut self) {
-        self.quarantine.totals = RestingTotals::default();
-    }
-
     /// True while bytes rest, or their files are being removed: room that will be there.
     #[must_use]
     pub fn has_resting(&self) -> bool {
-        self.quarantine.totals.objects > 0 || self.going_bytes() > 0
+        let quarantine = &self.quarantine;
+        quarantine.totals.objects > 0 || quarantine.is_doubtful || self.going_bytes() > 0
     }
 
     fn going_bytes(&self) -> u64 {
@@ -355,41 +400,8 @@ impl ObjectStore {
         going.map(|(_, bytes)| bytes).sum()
     }
 
-    /// Objects that rest, those deleted first first.
-    ///
-    /// # Errors
-    /// Reading the tables.
-    pub fn oldest_resting(&self, limit: usize) -> Result<Vec<Resting>, StoreError> {
-        let rows = self
-            .kv
-            .scan(&[TABLE_AGES], &prefix_end(&[TABLE_AGES]), limit)?;
-        let mut found = Vec::with_capacity(rows.len());
-        for (since_ms, id) in rows.iter().filter_map(|(key, _)| parse_age(key)) {
-            let row = self.resting_row(id)?;
-            found.push(Resting {
-                id,
-                since_ms,
-                reason: row.as_ref().map(|(rest, _)| rest.reason),
-                cost_bytes: row.map_or(0, |(_, row)| Self::cost_of(row.header.len)),
-            });
-        }
-        Ok(found)
-    }
-
-    /// Since when the object rests that was deleted last; 0 if none does.
-    ///
-    /// # Errors
-    /// Reading the tables.
-    pub fn newest_rest_ms(&self) -> Result<u64, StoreError> {
-        let last = self
-            .kv
-            .scan_back(&[TABLE_AGES], &prefix_end(&[TABLE_AGES]), 1)?;
-        let last = last.first().and_then(|(key, _)| parse_age(key));
-        Ok(last.map_or(0, |(since_ms, _)| since_ms))
-    }
-
-    /// Bytes that rest and have to go now, since too little of this store's part of the device is free,
-    /// or the tables grow.
+    /// Bytes that rest and have to go now, since less than a quarter of this store's part of the device
+    /// is free above the reserve, or the tables grow.
     #[must_use]
     pub fn resting_excess(&self) -> u64 {
         let totals = self.quarantine.totals;
@@ -403,56 +415,15 @@ impl ObjectStore {
         (part / FREE_PART).saturating_sub(coming).max(tables)
     }
 
-    /// `space`, of what is there now, with what rests counted as free. Stores on one device are each
-    /// given their part of its free bytes: so that what rests here counts whole, it is told for all.
-    pub(super) fn with_resting(&self, mut space: DiskSpace) -> DiskSpace {
+    /// Bytes of the device that come free when all of it goes; none can be promised while nothing
+    /// finds room.
+    #[must_use]
+    pub fn coming_bytes(&self) -> u64 {
         if self.disk.is_out_of_room() {
-            return space; // nothing can be promised now
+            return 0;
         }
-        let files = self
-            .quarantine
-            .totals
-            .file_cost()
-            .saturating_add(self.going_bytes());
-        let files = files.saturating_mul(u64::from(self.sharing));
-        space.free_bytes = space
-            .free_bytes
-            .saturating_add(files)
-            .min(space.total_bytes);
-        space
-    }
-
-    /// In memory only, and to be read only: what rests for such a reason is held again. Returns how many
-    /// objects that are.
-    ///
-    /// # Errors
-    /// Reading the tables.
-    pub fn take_up_resting(
-        &mut self,
-        is_wanted: impl Fn(RestReason) -> bool,
-    ) -> Result<u64, StoreError> {
-        let (mut from, to) = (vec![TABLE_RESTING], prefix_end(&[TABLE_RESTING]));
-        let mut taken = 0;
-        loop {
-            let rows: Vec<KvPair> = self.kv.scan(&from, &to, PAGE)?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(taken);
-            };
-            from.clone_from(last);
-            from.push(0);
-            for (key, row) in &rows {
-                let found = key_object(key).zip(RestRow::decode(row));
-                let Some((id, (rest, _))) = found.filter(|(_, (rest, _))| is_wanted(rest.reason))
-                else {
-                    continue;
-                };
-                taken += 1;
-                self.apply_ops(vec![
-                    KvOp::Delete(key.clone()),
-                    KvOp::Put(object_key(TABLE_OBJECT, id), rest.row),
-                ])?;
-            }
-        }
+        let files = self.quarantine.totals.file_cost();
+        files.saturating_add(self.going_bytes())
     }
 }
 
@@ -464,13 +435,6 @@ impl Changes {
         }
         self.ops.extend(keys.map(KvOp::Delete));
     }
-}
-
-/// True if this file is that of an object that rests.
-pub(super) fn is_file_of(rows: &impl KvRead, id: ObjectId, generation: u64) -> bool {
-    let row = rows.get(&object_key(TABLE_RESTING, id)).ok().flatten();
-    let row = row.and_then(|row| RestRow::decode(&row));
-    row.is_some_and(|(_, row)| row.place == Place::File(generation))
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 //! 2. the records of the journal, up to where they end;
 //! 3. object files whose rows are lost: their headers say who they are.
 //!
-//! The result answers like any store. What is deleted but still there may show: whoever asks knows
-//! what was valid last.
+//! The result answers like any store. What is deleted but still there may show, as what rests does if the
+//! row is lost that tells it apart: hiding a file that lives would be worse, and whoever asks knows what
+//! was valid last.
 use super::base::{Base, MemBase};
 use super::mirror::MirrorFile;
 use super::mirror_open::{Opened, Side};
@@ -18,7 +19,8 @@ use super::object_format::{
 };
 use super::object_store::{ObjectStore, StoreOptions};
 use super::page_sums::PAGE;
-use super::quarantine::{KEY_RESTING, is_file_of};
+use super::quarantine::KEY_RESTING;
+use super::quarantine_query::is_file_of;
 use super::raw_check;
 use super::redb_kv::LooseView;
 use super::store_error::StoreError;
@@ -237,7 +239,8 @@ fn read_files(disk: &dyn Disk, rows: &mut MemKv, troubles: &mut Vec<String>) {
     }
     if found > 0 {
         troubles.push(format!(
-            "{found} object files without a row in the tables were taken by their headers"
+            "{found} object files without a row in the tables were taken by their headers; deleted \
+             ones that rested may be among them"
         ));
     }
 }

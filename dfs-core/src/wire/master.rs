@@ -397,7 +397,7 @@ pub struct Heartbeat {
     pub sent_at: Time,
     /// Device size.
     pub total_bytes: u64,
-    /// Bytes that may still be written.
+    /// Bytes that may still be written now.
     pub free_bytes: u64,
     /// Bytes of objects held.
     pub used_bytes: u64,
@@ -460,10 +460,9 @@ pub struct StoreLacks {
 pub struct StoreLoad {
     /// Part of the free bytes that is kept for deletes and logs: no object may use it.
     pub reserve_bytes: u64,
-    /// Bytes of deleted objects that rest; they count as free, and not as used.
-    pub quarantine_bytes: u64,
-    /// How many objects those are.
-    pub quarantine_objects: u64,
+    /// Bytes of the device that come free when what rests here goes, as it does before a writer is
+    /// refused; not yet among the free ones.
+    pub coming_bytes: u64,
     /// Objects it should hold and has no room for.
     pub starved: u64,
     /// Microseconds that a disk operation takes, smoothed; 0 while none was seen lately.
@@ -728,7 +727,7 @@ pub struct StoreInfo {
     pub leader: bool,
     /// Device size.
     pub total_bytes: u64,
-    /// Free.
+    /// Free, or so as soon as room is needed: what rests on the device counts.
     pub free_bytes: u64,
     /// Objects' bytes.
     pub used_bytes: u64,

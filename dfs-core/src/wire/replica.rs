@@ -233,13 +233,13 @@ pub struct StoreUsage {
     pub store: StoreId,
     /// Device size in bytes.
     pub total_bytes: u64,
-    /// Bytes that may still be written to it.
+    /// Bytes that may still be written to it now.
     pub free_bytes: u64,
     /// Bytes of objects held.
     pub used_bytes: u64,
     /// Objects held.
     pub objects: u64,
-    /// Bytes of deleted objects that rest; they count as free, and not as used.
+    /// Bytes of deleted objects that rest; they are neither among those free now nor among those used.
     pub quarantine_bytes: u64,
     /// How many objects those are.
     pub quarantine_objects: u64,

@@ -96,7 +96,6 @@ impl Master {
         let view = |row: &StoreRow| {
             let soft = leading.stores.heard.get(&row.store);
             let down = leading.stores.down.get(&row.store);
-            let (free, used) = soft.map_or((row.free, row.used), |s| (s.room(), s.used));
             let is_over = down.is_some_and(|at| self.now.since(*at) >= self.config.repair_grace);
             let role = if row.draining || is_over || failed == Some(row.store) {
                 StoreRole::Leaves
@@ -115,8 +114,8 @@ impl Master {
                 node: row.node,
                 zone: row.zone.clone(),
                 device: row.device,
-                free_bytes: free,
-                used_bytes: used,
+                free_bytes: self.room(leading, row),
+                used_bytes: soft.map_or(row.used, |s| s.used),
                 role,
                 load: soft.map_or(0, |s| s.read_rate),
                 starved: soft.is_some_and(|s| s.load.starved > 0),

@@ -11,6 +11,8 @@
 //! 3. then old versions go, those written first first;
 //! 4. nothing is left: writers are refused.
 //!
+//! What was deleted and rests on the stores counts as room here: it goes before, of itself.
+//!
 //! Until 4, stores that have no room tell writers to try again. What was dropped takes a while to be
 //! free on the stores: the next step waits until they have been told and the room was measured again.
 use super::leading::{Leading, Task};
@@ -94,13 +96,41 @@ impl Master {
         rows.count() as u64
     }
 
+    /// Bytes of a device that rest there, for a store other than `but`, and go before a writer is
+    /// refused.
+    fn coming(&self, leading: &Leading, device: u64, but: Option<StoreId>) -> u64 {
+        let rows = self.up_rows(leading).filter(|row| row.device == device);
+        let others = rows.filter(|row| Some(row.store) != but);
+        let heard = others.filter_map(|row| leading.stores.heard.get(&row.store));
+        // One that has failed lets nothing go any more.
+        let heard = heard.filter(|soft| !soft.failed);
+        heard.map(|soft| soft.load.coming_bytes).sum()
+    }
+
+    /// Bytes of a store's device that are free, or come free when what rests there goes. All stores on
+    /// it share them.
+    pub(super) fn free_on_device(&self, leading: &Leading, row: &StoreRow) -> u64 {
+        let Some(soft) = leading.stores.heard.get(&row.store) else {
+            return row.free;
+        };
+        let coming = self.coming(leading, row.device, None);
+        soft.free.saturating_add(coming).min(soft.total)
+    }
+
+    /// Those of them that objects may take.
+    pub(super) fn room(&self, leading: &Leading, row: &StoreRow) -> u64 {
+        let soft = leading.stores.heard.get(&row.store);
+        let reserve = soft.map_or(0, |soft| soft.load.reserve_bytes);
+        self.free_on_device(leading, row).saturating_sub(reserve)
+    }
+
     /// Bytes per node: room, and room with what is used.
     pub(super) fn rooms(&self, leading: &Leading) -> (Rooms, Rooms) {
         let (mut rooms, mut sizes) = (Rooms::new(), Rooms::new());
         for row in self.up_rows(leading) {
             let soft = leading.stores.heard.get(&row.store);
-            let (free, used) = soft.map_or((row.free, row.used), |s| (s.room(), s.used));
-            let room = free / self.sharing(leading, row.device).max(1);
+            let used = soft.map_or(row.used, |s| s.used);
+            let room = self.room(leading, row) / self.sharing(leading, row.device).max(1);
             *rooms.entry(row.node).or_default() += room;
             *sizes.entry(row.node).or_default() += room + used;
         }
@@ -134,9 +164,12 @@ impl Master {
         let row = self.state.stores().get(&store);
         let sharing = row.map_or(0, |row| self.sharing(leading, row.device));
         let sharing = u16::try_from(sharing).unwrap_or(u16::MAX);
+        // A store knows what rests in it; what others have goes as well.
+        let is_coming = row.is_some_and(|row| self.coming(leading, row.device, Some(store)) > 0);
         if !leading.space.is_short {
             return Ok(SpaceAdvice {
                 sharing,
+                freeing: is_coming,
                 ..SpaceAdvice::default()
             });
         }
@@ -147,7 +180,7 @@ impl Master {
             || !self.state.deleted_bytes(1)?.is_empty();
         Ok(SpaceAdvice {
             short: true,
-            freeing: more || watch.stepped_at.is_some_and(recent),
+            freeing: more || is_coming || watch.stepped_at.is_some_and(recent),
             sharing,
         })
     }
@@ -289,8 +322,7 @@ impl Master {
 
     /// True if a store has no room for more.
     pub(super) fn is_full(&self, leading: &Leading, store: StoreId) -> bool {
-        let soft = leading.stores.heard.get(&store);
-        soft.is_some_and(|s| s.room() < s.total / 50)
+        self.has_less_than(leading, store, 50)
     }
 
     /// True if a store has room, but so little that nothing is moved there for balance. Where all
@@ -298,8 +330,15 @@ impl Master {
     pub(super) fn is_tight(&self, leading: &Leading, store: StoreId) -> bool {
         let mut rows = self.state.stores().values().map(|row| row.device);
         let first = rows.next();
+        self.has_less_than(leading, store, 20) && rows.any(|d| Some(d) != first)
+    }
+
+    /// True if the room of a store's device is known, and less than this part of it.
+    fn has_less_than(&self, leading: &Leading, store: StoreId, part: u64) -> bool {
+        let row = self.state.stores().get(&store);
         let soft = leading.stores.heard.get(&store);
-        soft.is_some_and(|s| s.room() < s.total / 20) && rows.any(|d| Some(d) != first)
+        row.zip(soft)
+            .is_some_and(|(row, soft)| self.room(leading, row) < soft.total / part)
     }
 }
 

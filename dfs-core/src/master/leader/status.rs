@@ -103,7 +103,7 @@ impl Master {
             voter: self.raft.voters().iter().any(votes) && !is_former,
             leader: row.node == self.config.node && !is_former,
             total_bytes: soft.map_or(row.total, |s| s.total),
-            free_bytes: soft.map_or(row.free, |s| s.free),
+            free_bytes: self.free_on_device(leading, row),
             used_bytes: soft.map_or(row.used, |s| s.used),
             pgs: map.pgs.iter().filter(member).count() as u32,
             filling: map

@@ -53,13 +53,6 @@ pub(super) struct StoreSoft {
     poked_at: Time,
 }
 
-impl StoreSoft {
-    /// Bytes of objects that it may still take.
-    pub fn room(&self) -> u64 {
-        self.free.saturating_sub(self.load.reserve_bytes)
-    }
-}
-
 /// All stores heard in this term.
 #[derive(Debug)]
 pub(super) struct StoreTable {

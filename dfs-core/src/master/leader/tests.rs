@@ -4,6 +4,7 @@ mod bench;
 mod copies;
 mod locks;
 mod placing;
+mod space;
 mod store;
 mod voters;
 

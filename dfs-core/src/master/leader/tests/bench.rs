@@ -6,7 +6,7 @@ use crate::store::{LazyKv, MemBase, SimDisk};
 use crate::types::{
     ClusterId, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Time,
 };
-use crate::wire::master::{MasterRequest, MasterResponse, Voting};
+use crate::wire::master::{MasterRequest, MasterResponse, SpaceAdvice, Voting};
 use crate::wire::node::NodeResponse;
 use crate::wire::rpc::{CallTarget, ConnId, ReplyTo};
 use crate::wire::{NodeRequest, Push, Request, Response, WireError};
@@ -105,6 +105,9 @@ impl Bench {
             lacks: Vec::new(),
             wants_renewal: false,
             voting: Voting::Unknown,
+            failed: false,
+            space: None,
+            advice: SpaceAdvice::default(),
         });
     }
 
@@ -561,6 +564,22 @@ impl Bench {
     /// From now on the store says that it lacks these.
     pub fn set_lacks(&mut self, id: StoreId, lacks: Vec<(PgId, u32)>) {
         self.store(id).lacks = lacks;
+    }
+
+    /// From now on the store says that it is on this device, of which so much is free now, and so much
+    /// comes free when what rests goes.
+    pub fn set_space(&mut self, id: StoreId, device: u64, free: u64, coming: u64) {
+        self.store(id).space = Some((device, free, coming));
+    }
+
+    /// From now on the store says that it has failed.
+    pub fn set_failed(&mut self, id: StoreId) {
+        self.store(id).failed = true;
+    }
+
+    /// What the store was told last.
+    pub fn advice(&self, id: StoreId) -> SpaceAdvice {
+        self.stores.iter().find(|s| s.id == id).unwrap().advice
     }
 
     pub fn was_refilled(&self, id: StoreId) -> bool {

@@ -1,6 +1,6 @@
 //! A store that says what a store would say, and holds nothing.
 use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, PgId, PgMap, StoreId, Time};
-use crate::wire::master::{Heartbeat, StoreLacks, StoreLoad, Voting};
+use crate::wire::master::{Heartbeat, SpaceAdvice, StoreLacks, StoreLoad, Voting};
 use crate::wire::repair::{FillCount, StoreRepair};
 use crate::wire::rpc::ConnId;
 use std::collections::BTreeMap;
@@ -30,11 +30,18 @@ pub struct Store {
     pub wants_renewal: bool,
     /// What the node says of its vote.
     pub voting: Voting,
+    /// It says that it has failed.
+    pub failed: bool,
+    /// Its device, and of that: what is free, and what comes free.
+    pub space: Option<(u64, u64, u64)>,
+    /// How the cluster stands with space, as it was told last.
+    pub advice: SpaceAdvice,
 }
 
 impl Store {
     pub fn heartbeat(&self, number: u64, sent_at: Time) -> Heartbeat {
         let groups = self.map.iter().flat_map(|map| map.pgs.iter().zip(0u16..));
+        let (device, free_bytes, coming_bytes) = self.space.unwrap_or((number, 1 << 39, 0));
         let filled: Vec<_> = groups
             .filter(|(pg, i)| {
                 pg.filling.contains(&self.id) && self.adopted.get(&PgId(*i)) == Some(&pg.epoch)
@@ -62,9 +69,9 @@ impl Store {
             zone: String::new(),
             sent_at,
             total_bytes: 1 << 40,
-            free_bytes: 1 << 39,
+            free_bytes,
             used_bytes: 0,
-            device: number,
+            device,
             cursor: if self.back { LogIndex(0) } else { self.cursor },
             map_version: self.map.as_ref().map_or(LogIndex(0), |map| map.version),
             fenced: self
@@ -77,9 +84,10 @@ impl Store {
             old_marks: vec![],
             repaired_bytes: 0,
             repaired_files: 0,
-            failed: false,
+            failed: self.failed,
             load: Box::new(StoreLoad {
                 voting: self.voting,
+                coming_bytes,
                 ..StoreLoad::default()
             }),
             repair: Box::new(repair),
@@ -100,6 +108,7 @@ impl Store {
 
     pub fn take(&mut self, ok: crate::wire::master::HeartbeatOk, frozen: bool) {
         self.cursor = self.cursor.max(ok.notes_upto);
+        self.advice = ok.space;
         let Some(map) = ok.map else { return };
         for (pg, i) in map.pgs.iter().zip(0u16..) {
             if pg.filling.contains(&self.id) {
