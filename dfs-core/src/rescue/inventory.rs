@@ -145,7 +145,7 @@ pub struct Held {
     /// What its header says of the file.
     pub about: Option<Box<ObjectAbout>>,
     /// It was deleted, and rests in every directory that has it.
-    is_deleted: bool,
+    pub is_deleted: bool,
     /// Directories, by number.
     dirs: Vec<usize>,
 }
@@ -199,7 +199,9 @@ impl Inventory {
             self.trouble(&dir, "its list of objects", &error);
         }
         if self.with_quarantined {
-            let is_wanted = |reason| reason != RestReason::Aborted;
+            // Of these nothing was ever part of a file, as far as anybody knows.
+            let is_wanted =
+                |reason| !matches!(reason, RestReason::Aborted | RestReason::Unreferenced(_));
             let taken = dir.store.take_up_resting(is_wanted);
             if let Err(error) = taken.and_then(|_| self.read_objects(number, &dir, true)) {
                 self.trouble(&dir, "its quarantine", &error);

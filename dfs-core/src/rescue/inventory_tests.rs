@@ -169,10 +169,11 @@ fn what_rests_is_read_only_if_that_is_wanted() {
     let deleted = [small, large];
     rest(data.path(), &deleted, RestReason::Deleted(LogIndex(5)));
     rest(data.path(), &[2], RestReason::Aborted);
+    rest(data.path(), &[4], RestReason::Unreferenced(LogIndex(6)));
     let (seqs, troubles) = readable(data.path());
     assert_eq!(troubles, Vec::<String>::new());
-    assert!(!seqs.contains(&small) && !seqs.contains(&large) && !seqs.contains(&2));
-    assert_eq!(seqs.len(), all().len() - 3);
+    assert!(![small, large, 2, 4].iter().any(|seq| seqs.contains(seq)));
+    assert_eq!(seqs.len(), all().len() - 4);
 
     let mut inventory = Inventory::with_quarantined();
     inventory
@@ -184,14 +185,79 @@ fn what_rests_is_read_only_if_that_is_wanted() {
         assert!(bytes == content(seq));
         assert!(inventory.is_deleted(Ino(seq)));
     }
-    assert!(inventory.held(id(2)).is_none(), "it never was");
+    for seq in [2, 4] {
+        assert!(inventory.held(id(seq)).is_none(), "it never was");
+    }
     assert!(!inventory.is_deleted(Ino(3)));
     let plan = crate::rescue::plan(&inventory, &MemKv::default());
     let paths: Vec<_> = plan.entries.iter().map(|entry| &entry.path[..]).collect();
     assert!(paths.contains(&&b"quarantined/lost+found/ino-1"[..]));
     assert!(paths.contains(&&b"lost+found/ino-3"[..]));
     let (seqs, _) = readable(data.path());
-    assert_eq!(seqs.len(), all().len() - 3, "nothing was changed");
+    assert_eq!(seqs.len(), all().len() - 4, "nothing was changed");
+}
+
+/// Stores the content `seq` under another name, for one inode.
+fn put(data: &Path, name: ObjectId, seq: u64, ino: Ino) {
+    let root = data.join("store");
+    let options = StoreOptions::default();
+    let opened = StoreDir::open(&root, ClusterId(9), StoreId(4), options).unwrap();
+    let (mut store, mut writer) = (opened.store, opened.writer);
+    let bytes = content(seq);
+    let header = ObjectHeader {
+        id: name,
+        ino,
+        chunk: ChunkNo(0),
+        len: u32::try_from(bytes.len()).unwrap(),
+        sums: BlockSums::of(&bytes),
+        about: None,
+    };
+    let objects = vec![ObjectWrite {
+        header,
+        bytes: bytes.into(),
+    }];
+    let batch = Batch {
+        objects,
+        ..Batch::default()
+    };
+    let pending = store.apply(batch).unwrap();
+    writer.commit(&[pending]).unwrap();
+}
+
+#[test]
+fn regression_what_rests_of_a_file_that_lives_is_not_laid_over_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (living, resting, ino) = (1, 2, Ino(9000));
+    put(data.path(), id(living), SMALL + 1, ino);
+    put(data.path(), id(resting), SMALL + 2, ino);
+    let reason = RestReason::Deleted(LogIndex(5));
+    rest(data.path(), &[resting], reason);
+    let mut inventory = Inventory::with_quarantined();
+    inventory
+        .add(Directory::open(data.path()).unwrap())
+        .unwrap();
+    assert!(inventory.held(id(resting)).unwrap().is_deleted && !inventory.is_deleted(ino));
+    let plan = crate::rescue::plan(&inventory, &MemKv::default());
+    let entry = plan.entries.iter().find(|e| e.ino == Some(ino)).unwrap();
+    let crate::rescue::What::File(file, _) = &entry.what else {
+        panic!("a file");
+    };
+    let objects: Vec<_> = file.pieces().map(|piece| piece.object).collect();
+    assert_eq!(objects, [id(living)]);
+}
+
+#[test]
+fn what_is_taken_by_its_header_is_said_to_be_maybe_deleted() {
+    let data = tempfile::tempdir().unwrap();
+    filled(data.path());
+    let root = data.path().join("store");
+    for name in NAMES {
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    fs::remove_dir_all(root.join("journal")).unwrap();
+    let (_, troubles) = readable(data.path());
+    let is_said = |words: &String| words.contains("deleted ones that rested may be among them");
+    assert!(troubles.iter().any(is_said), "{troubles:?}");
 }
 
 #[test]

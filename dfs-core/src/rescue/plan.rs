@@ -11,7 +11,8 @@
 //!    have been told that it is safe;
 //! 3. an inode number below the snapshot's next one that the snapshot does not have was removed
 //!    before: what is left of it is no file. Where all that is left of a file rests in quarantine
-//!    (and is asked for), it was deleted: it goes below `quarantined`, in nobody's way;
+//!    (and is asked for), it was deleted: it goes below `quarantined`, in nobody's way. What rests of
+//!    a file that lives is not laid over it;
 //! 4. of two files with one path the one that was made later has it.
 //!
 //! Not told by any object, and so as of the snapshot: names that were changed or removed, sizes cut
@@ -295,6 +296,7 @@ impl Planner<'_> {
     ) -> Vec<Put> {
         let stamp = self.inventory.stamp(ino);
         let newest = stamp.filter(|(revision, _)| Some(*revision) > known);
+        let is_deleted = self.inventory.is_deleted(ino);
         let mut puts: BTreeMap<OpId, Put> = BTreeMap::new();
         for id in self.inventory.of_ino(ino) {
             let Some(held) = self.inventory.held(*id) else {
@@ -304,7 +306,9 @@ impl Planner<'_> {
             let follows = known.is_none_or(|known| base.is_some_and(|base| base >= known));
             let is_newest = newest.is_some_and(|(_, op)| op == id.op);
             let is_old = in_snapshot.contains(id) || self.inventory.is_aborted(id.op);
-            if is_old || !(follows || is_newest) {
+            // What was deleted of a file that lives is no part of it any more.
+            let is_dropped = held.is_deleted && !is_deleted;
+            if is_old || is_dropped || !(follows || is_newest) {
                 continue;
             }
             let about = held.about.as_deref();
