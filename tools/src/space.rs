@@ -35,7 +35,7 @@ pub struct NodeSpace {
     pub live: u64,
     /// Of objects that only older or deleted versions refer to.
     pub version: u64,
-    /// Of objects put out of use because of damage.
+    /// Of deleted objects that rest before their bytes go.
     pub quarantine: u64,
     /// What can be had back: the three parts below.
     pub reclaimable: u64,
@@ -326,6 +326,21 @@ mod tests {
         usage.held.groups.pop();
         let space = account(&wanted(), &usage, &disk);
         assert_eq!((space.unnamed_files, space.unreferenced), (7000, 50_000));
+        assert_eq!(space.sum, space.total);
+    }
+
+    #[test]
+    fn what_rests_is_its_own_part_of_files_and_tables() {
+        let (mut usage, mut disk) = (usage(), disk());
+        let before = account(&wanted(), &usage, &disk);
+        // 600 bytes in the tables, 40,000 in a file.
+        (usage.quarantine_bytes, usage.held.quarantine_in_tables) = (40_600, 600);
+        disk.objects += 40_000;
+        disk.tables.total += 600;
+        disk.total += 40_600;
+        let space = account(&wanted(), &usage, &disk);
+        assert_eq!((space.quarantine, space.unnamed_files), (40_600, 0));
+        assert_eq!((space.live, space.metadata), (before.live, before.metadata));
         assert_eq!(space.sum, space.total);
     }
 
