@@ -16,8 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Nobody's data is copied elsewhere while a scenario has a node down.
-const PATIENT: &str =
-    "[repair]\ngrace_ms = 600000\nvoter_grace_ms = 600000\ndelete_grace_ms = 2000\n";
+const PATIENT: &str = "[repair]\ngrace_ms = 600000\nvoter_grace_ms = 600000\ndelete_grace_ms = 2000
+quarantine_ms = 3000\n";
 const HASTY: &str = "[repair]\ngrace_ms = 1000\nvoter_grace_ms = 2000\ndelete_grace_ms = 2000
 quarantine_ms = 3000\n";
 

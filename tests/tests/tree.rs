@@ -6,13 +6,16 @@ use dfs_tests::proc::{
 };
 use std::time::Duration;
 
+/// What was purged rests for a moment only.
+const CONFIG: &str = "[repair]\ndelete_grace_ms = 2000\nquarantine_ms = 1000\n";
+
 #[test]
 fn a_source_tree_survives_the_way_in_and_out_and_a_purge_removes_its_bytes() {
     if !fuse_or_skip("tree") {
         return;
     }
     let _alone = exclusive();
-    let cluster = Cluster::start(5).unwrap();
+    let cluster = Cluster::start_with(5, CONFIG).unwrap();
     let local = cluster.scratch().join("local");
     source_tree::make(&local).unwrap();
 
