@@ -20,6 +20,8 @@ const PAGE_EVERY: Duration = Duration::from_millis(20);
 const WALK_EVERY: Duration = Duration::from_secs(2);
 /// A store that has just become full says "try again" for this long: the master may know what can go.
 const FULL_PATIENCE: Duration = Duration::from_secs(1);
+/// Writers who found no room longer ago than this say nothing of now.
+const FULL_FORGOTTEN: Duration = Duration::from_secs(10);
 /// What the master said of space is asked for again after this, before a writer is refused.
 const ADVICE_VALID: Duration = Duration::from_millis(300);
 /// What it said because a writer was told to try again counts for this long, as writers pause and
@@ -53,9 +55,13 @@ pub(super) struct Load {
     advised_at: Option<Time>,
     /// When it was asked for because a writer found no room, until it has been used.
     asked_at: Option<Time>,
+    /// When the answer was first used.
+    used_at: Option<Time>,
     /// When something that rests stood last between a writer and room.
     rested_at: Option<Time>,
+    /// When writers first found no room, and last.
     full_since: Option<Time>,
+    full_last: Option<Time>,
 }
 
 /// Of the bytes of an object, those that lie in the tables.
@@ -179,6 +185,11 @@ impl Replica {
 
     /// What a writer of `bytes` is told for whom there is no room.
     pub(super) fn no_room(&mut self, cx: &Cx<'_>, bytes: u64, why: &str) -> WireError {
+        let last = self.load.full_last.replace(cx.now);
+        // Nobody may have come to see that there was room meanwhile.
+        if last.is_some_and(|at| cx.now.since(at) > FULL_FORGOTTEN) {
+            self.load.full_since = None;
+        }
         let since = *self.load.full_since.get_or_insert(cx.now);
         let name = super::event::store_name(self.config.store);
         let is_known = self.is_advised(cx);
@@ -205,15 +216,22 @@ impl Replica {
             self.heartbeats.ask(now, &self.config);
             return false;
         };
-        let is_answer = |asked: Time| asked <= advised && now.since(advised) <= ASKED_VALID;
-        if now.since(advised) <= ADVICE_VALID || load.asked_at.is_some_and(is_answer) {
-            load.asked_at = None;
+        if now.since(advised) <= ADVICE_VALID {
             return true;
+        }
+        let is_answer = |asked: Time| asked <= advised && now.since(advised) <= ASKED_VALID;
+        if load.asked_at.is_some_and(is_answer) {
+            // Who asks again soon is one of those for whom it was asked.
+            let used_at = *load.used_at.get_or_insert(now);
+            if now.since(used_at) <= ADVICE_VALID {
+                return true;
+            }
+            (load.asked_at, load.used_at) = (None, None);
         }
         // An answer may be under way to an earlier one that asked.
         let is_waiting = |asked: Time| advised < asked && now.since(asked) <= ASKED_VALID;
         if !load.asked_at.is_some_and(is_waiting) {
-            load.asked_at = Some(now);
+            (load.asked_at, load.used_at) = (Some(now), None);
         }
         self.heartbeats.ask(now, &self.config);
         false

@@ -9,7 +9,7 @@
 //! durable with its files: a note or listing that names an object on its way to the disk wants it all
 //! the same, and it is no longer wanted when it has [arrived](Replica::arrived), not before.
 use super::event::{ReplicaAction, refuse};
-use super::machine::{After, Cx, Replica};
+use super::machine::{After, Cx, Replica, Wait};
 use super::tables::{MissingRow, ObjectRow, TableError, Tx, keys};
 use crate::types::ObjectId;
 use std::time::Duration;
@@ -123,10 +123,14 @@ impl Replica {
         if !cx.store.is_out_of_room() {
             return;
         }
+        let now = cx.now;
+        let is_late = |wait: &Wait| now.since(wait.since) >= PATIENCE;
+        if !self.waits.values().any(is_late) {
+            return;
+        }
         let error = self.no_room(cx, 1, FULL);
-        let (now, out) = (cx.now, &mut *cx.out);
-        let late = self.waits.values_mut();
-        for wait in late.filter(|wait| now.since(wait.since) >= PATIENCE) {
+        let out = &mut *cx.out;
+        for wait in self.waits.values_mut().filter(|wait| is_late(wait)) {
             wait.after.retain(|after| match after {
                 After::Ack(ack) => {
                     out.push(refuse(ack.to, error.clone()));

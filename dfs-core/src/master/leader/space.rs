@@ -48,6 +48,8 @@ pub(super) type Rooms = BTreeMap<NodeId, u64>;
 #[derive(Debug, Default)]
 pub(super) struct SpaceWatch {
     is_short: bool,
+    /// This leader knows enough to tell.
+    is_judged: bool,
     /// Since when room is below the mark.
     below_since: Option<Time>,
     /// The last step that freed something, and the log's time then.
@@ -167,9 +169,11 @@ impl Master {
         // A store knows what rests in it; what others have goes as well.
         let is_coming = row.is_some_and(|row| self.coming(leading, row.device, Some(store)) > 0);
         if !leading.space.is_short {
+            // Whether it will be is still open.
+            let is_open = !leading.space.is_judged || leading.space.below_since.is_some();
             return Ok(SpaceAdvice {
                 sharing,
-                freeing: is_coming,
+                freeing: is_coming || is_open,
                 ..SpaceAdvice::default()
             });
         }
@@ -224,6 +228,7 @@ impl Master {
                 *watch = SpaceWatch::default();
             }
         }
+        watch.is_judged = true;
         watch.is_short.then(|| enough.saturating_sub(room))
     }
 

@@ -213,9 +213,32 @@ fn regression_a_writer_that_pauses_longer_than_advice_is_new_is_refused_all_the_
         rig.tick(Duration::from_millis(420));
         let to = rig.prepare(1);
         codes.push(rig.refusal(to));
+        // Others who waited with it come at the same time.
+        rig.tick(Duration::from_millis(30));
+        let to = rig.prepare(2);
+        assert_eq!(Some(&rig.refusal(to)), codes.last());
     }
     assert!(codes.contains(&ErrorCode::NoSpace), "{codes:?}");
     assert!(codes.contains(&ErrorCode::Freeing), "used once: {codes:?}");
+}
+
+#[test]
+fn regression_a_store_that_was_full_long_ago_is_patient_again() {
+    let mut rig = Rig::serving();
+    rig.disk.set_capacity(Some(0));
+    let refused = |rig: &mut Rig| {
+        rig.answer(|_| {});
+        let to = rig.prepare(1);
+        rig.refusal(to)
+    };
+    assert_eq!(refused(&mut rig), ErrorCode::Freeing);
+    rig.tick(Duration::from_millis(1100));
+    assert_eq!(refused(&mut rig), ErrorCode::NoSpace);
+    for _ in 0..20 {
+        rig.tick(Duration::from_millis(1000));
+        rig.answer(|_| {});
+    }
+    assert_eq!(refused(&mut rig), ErrorCode::Freeing);
 }
 
 /// A PREPARE of an object that has a file of its own.

@@ -59,3 +59,18 @@ fn what_rests_is_free_once_for_all_stores_on_its_device() {
     bench.run_for(3_000);
     assert!(!bench.advice(StoreId(2)).freeing);
 }
+
+#[test]
+fn regression_a_new_leader_refuses_no_writer_before_it_knows_the_room() {
+    let mut bench = Bench::new(1, 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    bench.run_for(3_000);
+    assert!(!bench.advice(StoreId(2)).freeing);
+    bench.mute(StoreId(3));
+    let leader = bench.leader_id();
+    bench.stop(leader);
+    bench.start(leader);
+    bench.run_until("it is open", |b| b.advice(StoreId(2)).freeing);
+    assert!(bench.has_leader());
+    bench.run_until("it is known", |b| !b.advice(StoreId(2)).freeing);
+}
