@@ -23,13 +23,13 @@ impl World {
         if let Some(stray) = self.stray(state) {
             return stray;
         }
-        // Exactly one receipt for each group that was moved.
+        // Exactly one receipt for each move of a group.
         let told = self.receipted(watch).saturating_sub(watch.told_before) as usize;
-        let moved = watch
+        let of_cause = watch
             .moved
             .iter()
-            .filter(|(c, _)| Some(*c) == watch.cause())
-            .count();
+            .filter(|((c, _), _)| Some(*c) == watch.cause());
+        let moved: usize = of_cause.map(|(_, times)| times).sum();
         if told == moved {
             String::new()
         } else {

@@ -6,7 +6,8 @@
 //! Checked at once:
 //! 1. no run of a store gets an object twice in one epoch of its group; a later run gets again only
 //!    what can have been unsynced when the run before ended;
-//! 2. a group is moved once for the cause of the change.
+//! 2. a group is moved once for the cause of the change; again only after the store in question was
+//!    taken for failed in between, as one is that does not find the next leader in time.
 //!
 //! Checked at the end: no group is without N complete members that hold everything, no store holds
 //! what is not its own, receipts tell of each group that was moved once.
@@ -56,7 +57,10 @@ pub(super) struct Watch {
     calm_since: Option<Time>,
     /// Newest epoch seen of each group.
     epochs: BTreeMap<PgId, Epoch>,
-    pub moved: BTreeSet<(ChangeCause, PgId)>,
+    /// How often each group was moved for each cause.
+    pub moved: BTreeMap<(ChangeCause, PgId), usize>,
+    /// Groups that the store in question was put out of as failed, and is not back in.
+    parted: BTreeSet<PgId>,
     /// Groups that receipts of the cause told of before.
     pub told_before: u32,
     got: BTreeMap<(usize, ObjectId, Epoch), u64>,
@@ -76,7 +80,8 @@ impl Watch {
             lost_at: None,
             calm_since: None,
             epochs: BTreeMap::new(),
-            moved: BTreeSet::new(),
+            moved: BTreeMap::new(),
+            parted: BTreeSet::new(),
             told_before: 0,
             got: BTreeMap::new(),
             again: BTreeMap::new(),
@@ -121,9 +126,15 @@ impl Watch {
             }
             let is_first = known.0 == 0;
             *known = group.info.epoch;
-            let is_new = self.moved.insert((group.cause, pg));
+            if group.cause == ChangeCause::Failed(store_id(self.subject)) {
+                self.parted.insert(pg);
+            }
+            let times = self.moved.entry((group.cause, pg)).or_default();
+            *times += 1;
+            let is_new = *times == 1;
+            let is_needed = Some(group.cause) == self.cause() && self.parted.remove(&pg);
             // Balance by bytes may move a group now and then while files grow.
-            if !is_first && !is_new && Some(group.cause) == self.cause() {
+            if !is_first && !is_new && !is_needed && Some(group.cause) == self.cause() {
                 return Err(format!("group {} was moved again: {:?}", pg.0, group.cause));
             }
         }
