@@ -7,12 +7,14 @@
 //!
 //! Invariants:
 //! 1. nothing is stored that does not match the identity asked for;
-//! 2. at most `fetches_max` are under way, and no more bytes per second than the master allows;
+//! 2. at most `fetches_max` are under way, and no more bytes per second than the master allows; copies
+//!    [make way](super::pace) for programs;
 //! 3. an object that is no longer wanted when its bytes arrive is not stored.
 use super::event::store_name;
 use super::fill::BOOST;
 use super::groups::Role;
 use super::machine::{After, CallKind, Cx, Replica};
+use super::pace::{Bucket, Pace};
 use super::tables::{MissingRow, ObjectRow, TableError, Tx, keys};
 use crate::store::{ObjectHeader, ObjectWrite};
 use crate::types::{LogIndex, ObjectId, PgId, StoreId, Time};
@@ -27,8 +29,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause when there is no room or no source.
 const PAUSE_IDLE: Duration = Duration::from_secs(1);
-/// A burst the rate limit allows, in bytes: one object of the largest size.
-const BURST: u64 = 4 << 20;
 
 /// Why an object is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,36 +56,8 @@ struct Want {
     step: Step,
     /// From when on it is missing.
     since: Time,
-}
-
-/// Bytes per second, with a debt: a fetch may start while anything is left.
-#[derive(Debug, Default)]
-struct Bucket {
-    rate: u64,
-    left: i64,
-    filled_at: Time,
-}
-
-impl Bucket {
-    fn refill(&mut self, now: Time) {
-        let nanos = u64::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(u64::MAX);
-        let gain = u128::from(nanos) * u128::from(self.rate) / 1_000_000_000;
-        let gain = i64::try_from(gain).unwrap_or(i64::MAX);
-        if gain > 0 {
-            self.left = self.left.saturating_add(gain).min(BURST as i64);
-            self.filled_at = now;
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        self.rate == 0 || self.left > 0
-    }
-
-    fn take(&mut self, bytes: u32) {
-        if self.rate > 0 {
-            self.left = self.left.saturating_sub(i64::from(bytes));
-        }
-    }
+    /// When a source was asked for it last.
+    asked: Time,
 }
 
 /// Objects wanted and fetches under way.
@@ -94,11 +66,16 @@ pub(super) struct Fetches {
     wants: BTreeMap<ObjectId, Want>,
     due: BTreeSet<(Time, ObjectId)>,
     busy: usize,
+    /// On their way to the disk.
+    writing: usize,
     bucket: Bucket,
+    pub(super) pace: Pace,
     /// Wanted, and there was no room for them when they were due.
     starved: BTreeSet<ObjectId>,
     /// No object is asked for before: there is no room.
     roomless_until: Time,
+    /// What was due first last time made way for programs.
+    makes_way: bool,
 }
 
 impl Fetches {
@@ -136,6 +113,7 @@ impl Fetches {
                 tries: 0,
                 step: Step::Due(soonest),
                 since: soonest,
+                asked: soonest,
             },
         );
         self.due.insert((soonest, id));
@@ -201,6 +179,8 @@ impl Fetches {
         let want = self.wants.get_mut(&id).expect("the caller holds it");
         self.busy += usize::from(step == Step::Asked);
         self.busy -= usize::from(want.step == Step::Asked);
+        self.writing += usize::from(step == Step::Writing);
+        self.writing -= usize::from(want.step == Step::Writing);
         if let Step::Due(at) = want.step {
             self.due.remove(&(at, id));
         }
@@ -215,6 +195,7 @@ impl Fetches {
             return None;
         }
         self.step(id, Step::Writing);
+        self.writing -= 1;
         self.starved.remove(&id);
         self.wants.remove(&id)
     }
@@ -244,12 +225,14 @@ impl Fetches {
             return None;
         }
         let (due, _) = self.due.first()?;
-        // While the rate limit is closed, look again soon.
-        let due = &(*due).max(self.roomless_until);
-        Some(if self.bucket.is_open() {
-            *due
+        let due = (*due).max(self.roomless_until);
+        // While the rate limit is closed, or copies make way, look again soon.
+        let is_free = self.bucket.is_open() && !self.makes_way;
+        Some(if is_free {
+            due
         } else {
-            (*due).max(now + PAUSE / 4)
+            let soon = now + PAUSE / 4;
+            due.max(self.pace.next_end().map_or(soon, |end| end.min(soon)))
         })
     }
 }
@@ -301,11 +284,32 @@ impl Replica {
             && self.fetches.busy < self.fetches_max()
             && self.fetches.bucket.is_open()
         {
-            match self.fetches.due.first() {
-                Some((due, id)) if *due <= cx.now => self.start_fetch(cx, *id),
+            let (id, next) = match self.fetches.due.first() {
+                Some((due, id)) if *due <= cx.now => (*id, self.fetches.wants[id]),
                 _ => return,
+            };
+            self.fetches.makes_way = self.makes_way(cx.now, &next);
+            if self.fetches.makes_way {
+                return;
             }
+            self.start_fetch(cx, id);
         }
+    }
+
+    /// True if a copy has to wait for the [rest](super::pace) of those before it.
+    fn makes_way(&mut self, now: Time, next: &Want) -> bool {
+        if self.orders.is_boosted || !self.is_unhurried(next) {
+            return false;
+        }
+        let resting = self.fetches.pace.resting(now);
+        let has_clients = self.fetches.pace.has_clients(now);
+        let used = self.fetches.busy + self.fetches.writing + resting;
+        has_clients && used >= self.fetches_max()
+    }
+
+    /// It fills a group, and is not about the last copy.
+    fn is_unhurried(&self, want: &Want) -> bool {
+        want.why == Why::Fill && self.groups.complete_members(want.row.pg) > 1
     }
 
     pub(super) fn fetches_max(&self) -> usize {
@@ -352,6 +356,9 @@ impl Replica {
         }
         let (store, addr) = sources[want.tries as usize % sources.len()];
         self.fetches.step(id, Step::Asked);
+        if let Some(want) = self.fetches.wants.get_mut(&id) {
+            want.asked = cx.now;
+        }
         self.fetches.bucket.take(want.row.sum.len);
         let fetch = ReplicaRequest::Fetch { object: id };
         let to = CallTarget::Store(store, addr);
@@ -407,6 +414,9 @@ impl Replica {
         let Some(want) = self.fetches.remove(id) else {
             return; // deleted meanwhile, by a later batch
         };
+        if self.is_unhurried(&want) {
+            self.fetches.pace.copied(want.asked, cx.now);
+        }
         self.counts.repaired_bytes += u64::from(want.row.sum.len);
         self.counts.repaired_files += 1;
         if let Why::Note(index) = want.why

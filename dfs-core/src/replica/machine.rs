@@ -311,6 +311,13 @@ impl Replica {
         body: ReplicaRequest,
         payload: Bytes,
     ) -> Result<(), WireError> {
+        let is_clients = matches!(
+            body,
+            ReplicaRequest::Prepare { .. } | ReplicaRequest::Read { .. } | ReplicaRequest::Stamp(_)
+        );
+        if is_clients {
+            self.fetches.pace.client_asks(cx.now);
+        }
         match body {
             ReplicaRequest::Prepare {
                 op,

@@ -28,6 +28,7 @@ pub mod maintenance;
 pub mod marks;
 pub mod namespace;
 mod notes;
+mod pace;
 pub mod prepare;
 pub mod purge;
 mod quarantine;

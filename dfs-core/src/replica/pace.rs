@@ -1,0 +1,118 @@
+//! How fast objects are copied: no faster than the master says, and those that fill a group make way for
+//! programs.
+//!
+//! While clients ask this store for something and repair is not boosted, each copy is followed by a
+//! rest of [`REST`] times as long as it took, from the asking until it was durable, during which nothing
+//! takes its place among those under way. What it took says how busy processors, disks and network are,
+//! whoever uses them: the busier, the longer the rest. Without clients copies go as fast as they can.
+//!
+//! Groups of which only one complete copy is left, and objects that notes named, do not rest.
+use crate::types::Time;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Rests are this many times as long as the copy took: a fifth of the time is for repair.
+const REST: u32 = 4;
+/// No rest is longer: one slow answer says little.
+const REST_MAX: Duration = Duration::from_millis(500);
+/// Clients that asked for nothing for so long do not count.
+const CLIENTS_GONE: Duration = Duration::from_secs(1);
+
+/// A burst the rate limit allows, in bytes: one object of the largest size.
+const BURST: u64 = 4 << 20;
+
+/// Bytes per second, with a debt: a fetch may start while anything is left.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    pub rate: u64,
+    left: i64,
+    filled_at: Time,
+}
+
+impl Bucket {
+    pub fn refill(&mut self, now: Time) {
+        let nanos = u64::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(u64::MAX);
+        let gain = u128::from(nanos) * u128::from(self.rate) / 1_000_000_000;
+        let gain = i64::try_from(gain).unwrap_or(i64::MAX);
+        if gain > 0 {
+            self.left = self.left.saturating_add(gain).min(BURST as i64);
+            self.filled_at = now;
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.rate == 0 || self.left > 0
+    }
+
+    pub fn take(&mut self, bytes: u32) {
+        if self.rate > 0 {
+            self.left = self.left.saturating_sub(i64::from(bytes));
+        }
+    }
+}
+
+/// See the [module docs](self).
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// A client asked for something last.
+    asked_at: Option<Time>,
+    /// Rests by their end.
+    rests: BTreeMap<Time, usize>,
+}
+
+impl Pace {
+    /// A client asks for something.
+    pub fn client_asks(&mut self, now: Time) {
+        self.asked_at = Some(now);
+    }
+
+    /// True while copies make way.
+    pub fn has_clients(&self, now: Time) -> bool {
+        self.asked_at.is_some_and(|at| now.since(at) < CLIENTS_GONE)
+    }
+
+    /// A copy that was asked for at `asked` is durable.
+    pub fn copied(&mut self, asked: Time, now: Time) {
+        if self.has_clients(now) {
+            let end = now + (now.since(asked) * REST).min(REST_MAX);
+            *self.rests.entry(end).or_default() += 1;
+        }
+    }
+
+    /// Rests that are not over.
+    pub fn resting(&mut self, now: Time) -> usize {
+        match self.has_clients(now) {
+            true => self.rests = self.rests.split_off(&(now + Duration::from_nanos(1))),
+            false => self.rests.clear(),
+        }
+        self.rests.values().sum()
+    }
+
+    /// When the next rest is over.
+    pub fn next_end(&self) -> Option<Time> {
+        self.rests.keys().next().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_copy_rests_in_proportion_while_there_are_clients() {
+        let (mut pace, asked) = (Pace::default(), Time(0));
+        pace.copied(asked, asked + 10 * MS);
+        assert_eq!(pace.resting(asked + 10 * MS), 0, "nobody asks");
+        pace.client_asks(asked);
+        pace.copied(asked, asked + 10 * MS);
+        pace.copied(asked, asked + 900 * MS);
+        assert_eq!(pace.next_end(), Some(asked + 50 * MS));
+        assert_eq!(pace.resting(asked + 49 * MS), 2);
+        assert_eq!(pace.resting(asked + 50 * MS), 1);
+        assert_eq!(pace.next_end(), Some(asked + 1400 * MS));
+        assert_eq!(pace.resting(asked + 1000 * MS), 0, "they are gone");
+        assert_eq!(pace.next_end(), None);
+    }
+}
