@@ -232,7 +232,7 @@ impl Fetches {
             due
         } else {
             let soon = now + PAUSE / 4;
-            due.max(self.pace.next_end().map_or(soon, |end| end.min(soon)))
+            due.max(self.pace.rests_until(now).map_or(soon, |end| end.min(soon)))
         })
     }
 }
@@ -297,14 +297,13 @@ impl Replica {
     }
 
     /// True if a copy has to wait for the [rest](super::pace) of those before it.
-    fn makes_way(&mut self, now: Time, next: &Want) -> bool {
+    fn makes_way(&self, now: Time, next: &Want) -> bool {
         if self.orders.is_boosted || !self.is_unhurried(next) {
             return false;
         }
-        let resting = self.fetches.pace.resting(now);
-        let has_clients = self.fetches.pace.has_clients(now);
-        let used = self.fetches.busy + self.fetches.writing + resting;
-        has_clients && used >= self.fetches_max()
+        let fetches = &self.fetches;
+        let is_busy = fetches.busy + fetches.writing > 0;
+        fetches.pace.has_clients(now) && (is_busy || fetches.pace.rests_until(now).is_some())
     }
 
     /// It fills a group, and is not about the last copy.

@@ -1,18 +1,17 @@
 //! How fast objects are copied: no faster than the master says, and those that fill a group make way for
 //! programs.
 //!
-//! While clients ask this store for something and repair is not boosted, each copy is followed by a
-//! rest of [`REST`] times as long as it took, from the asking until it was durable, during which nothing
-//! takes its place among those under way. What it took says how busy processors, disks and network are,
+//! While clients ask this store for something and repair is not boosted, one is copied at a time, and each
+//! is followed by a rest of [`REST`] times as long as it took, from the asking until it was durable.
+//! What it took says how busy processors, disks and network are,
 //! whoever uses them: the busier, the longer the rest. Without clients copies go as fast as they can.
 //!
 //! Groups of which only one complete copy is left, and objects that notes named, do not rest.
 use crate::types::Time;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Rests are this many times as long as the copy took: a fifth of the time is for repair.
-const REST: u32 = 4;
+/// Rests are this many times as long as the copy took: a quarter of the time is for repair.
+const REST: u32 = 3;
 /// No rest is longer: one slow answer says little.
 const REST_MAX: Duration = Duration::from_millis(500);
 /// Clients that asked for nothing for so long do not count.
@@ -56,8 +55,8 @@ impl Bucket {
 pub(super) struct Pace {
     /// A client asked for something last.
     asked_at: Option<Time>,
-    /// Rests by their end.
-    rests: BTreeMap<Time, usize>,
+    /// The end of the rest.
+    rests_until: Option<Time>,
 }
 
 impl Pace {
@@ -73,24 +72,14 @@ impl Pace {
 
     /// A copy that was asked for at `asked` is durable.
     pub fn copied(&mut self, asked: Time, now: Time) {
-        if self.has_clients(now) {
-            let end = now + (now.since(asked) * REST).min(REST_MAX);
-            *self.rests.entry(end).or_default() += 1;
-        }
+        let end = now + (now.since(asked) * REST).min(REST_MAX);
+        self.rests_until = self.rests_until.max(Some(end));
     }
 
-    /// Rests that are not over.
-    pub fn resting(&mut self, now: Time) -> usize {
-        match self.has_clients(now) {
-            true => self.rests = self.rests.split_off(&(now + Duration::from_nanos(1))),
-            false => self.rests.clear(),
-        }
-        self.rests.values().sum()
-    }
-
-    /// When the next rest is over.
-    pub fn next_end(&self) -> Option<Time> {
-        self.rests.keys().next().copied()
+    /// When the rest is over, if it is not; there is none without clients.
+    pub fn rests_until(&self, now: Time) -> Option<Time> {
+        let end = self.rests_until.filter(|end| *end > now);
+        end.filter(|_| self.has_clients(now))
     }
 }
 
@@ -103,16 +92,14 @@ mod tests {
     #[test]
     fn a_copy_rests_in_proportion_while_there_are_clients() {
         let (mut pace, asked) = (Pace::default(), Time(0));
-        pace.copied(asked, asked + 10 * MS);
-        assert_eq!(pace.resting(asked + 10 * MS), 0, "nobody asks");
+        let at = |ms: u32| asked + ms * MS;
+        pace.copied(asked, at(10));
+        assert_eq!(pace.rests_until(at(10)), None, "nobody asks");
         pace.client_asks(asked);
-        pace.copied(asked, asked + 10 * MS);
-        pace.copied(asked, asked + 900 * MS);
-        assert_eq!(pace.next_end(), Some(asked + 50 * MS));
-        assert_eq!(pace.resting(asked + 49 * MS), 2);
-        assert_eq!(pace.resting(asked + 50 * MS), 1);
-        assert_eq!(pace.next_end(), Some(asked + 1400 * MS));
-        assert_eq!(pace.resting(asked + 1000 * MS), 0, "they are gone");
-        assert_eq!(pace.next_end(), None);
+        assert_eq!(pace.rests_until(at(10)), Some(at(40)));
+        assert_eq!(pace.rests_until(at(40)), None);
+        pace.copied(asked, at(900));
+        assert_eq!(pace.rests_until(at(900)), Some(at(1400)), "no longer");
+        assert_eq!(pace.rests_until(at(1000)), None, "they are gone");
     }
 }

@@ -91,9 +91,9 @@ fn copies_make_way_for_programs_unless_boosted_or_the_last_copy() {
     assert_eq!([round(&mut rig, 10), round(&mut rig, 10)], [4, 4]);
     let _ = rig.stamp(INO, 2);
     assert_eq!(round(&mut rig, 10), 4, "asked for before");
-    assert_eq!(round(&mut rig, 39), 0, "they rest");
+    assert_eq!(round(&mut rig, 29), 0, "they rest");
     assert_eq!(round(&mut rig, 1), 0);
-    assert_eq!(round(&mut rig, 10), 4, "four times as long");
+    assert_eq!(round(&mut rig, 10), 1, "three times as long");
     rig.answer(|ok| ok.repair.is_boosted = true);
     assert!(round(&mut rig, 1) > 4);
     rig.answer(|_| {});
