@@ -403,6 +403,12 @@ impl ObjectStore {
         ops.push(KvOp::Put(object_key(TABLE_OBJECT, id), row));
     }
 
+    /// The job of a flush is under way.
+    #[must_use]
+    pub fn is_flushing(&self) -> bool {
+        self.kv.is_flushing()
+    }
+
     /// A flush, if one is due and may run: more than `flush_bytes` are unflushed (or `force`), none
     /// is under way, all it covers is committed, and nothing is to be taken back. Ask again after commits. Run the job on
     /// another thread, then call [`finish_flush`](Self::finish_flush).
@@ -411,7 +417,7 @@ impl ObjectStore {
     /// Never: the counters are always encodable.
     pub fn begin_flush(&mut self, force: bool) -> Option<FlushJob> {
         self.forget_committed();
-        if self.kv.is_flushing() {
+        if self.is_flushing() {
             return None;
         }
         if self.sealed.is_none() {

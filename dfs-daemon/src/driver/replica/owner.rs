@@ -236,14 +236,11 @@ impl Owner {
     /// Waits for what is under way, then writes the tables out, so that the next start is quick.
     fn stop(&mut self, inputs: &Receiver<Input>) {
         let until = boottime() + STOP_MAX;
-        let mut is_flushing = false;
         loop {
             let is_quiet = self.store.applied() == self.store.committed();
-            if is_quiet && !is_flushing {
-                is_flushing = self.begin_flush(true);
-                if !is_flushing {
-                    break;
-                }
+            // One that is under way may not cover what came last.
+            if is_quiet && !self.store.is_flushing() && !self.begin_flush(true) {
+                break;
             }
             let left = until.since(boottime());
             match inputs.recv_timeout(left) {
@@ -253,8 +250,8 @@ impl Owner {
                 Ok(Input::Flushed(done)) => {
                     if let Err(error) = self.store.finish_flush(done) {
                         tracing::error!(%error, "writing the tables failed");
+                        break;
                     }
-                    break;
                 }
                 // Not answered: the connections are going away.
                 Ok(_) => {}

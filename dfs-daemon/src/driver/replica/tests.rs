@@ -82,12 +82,15 @@ struct Rig {
 
 impl Rig {
     fn start(root: &Path) -> Self {
-        Self::start_on(root, |disk| disk)
+        Self::start_on(root, StoreOptions::default(), |disk| disk)
     }
 
     /// On what `wrap` makes of the disk.
-    fn start_on(root: &Path, wrap: impl Fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> Self {
-        let options = StoreOptions::default();
+    fn start_on(
+        root: &Path,
+        options: StoreOptions,
+        wrap: impl Fn(Arc<dyn Disk>) -> Arc<dyn Disk>,
+    ) -> Self {
         let dir = StoreDir::open_on(root, ClusterId(1), ME, options, wrap).unwrap();
         let addr = "127.0.0.1:1".parse().unwrap();
         let machine = ReplicaConfig::new(dir.meta.store, NodeId(1), Incarnation(1), addr);
@@ -242,11 +245,32 @@ fn what_was_acked_is_there_after_a_restart() {
 }
 
 #[test]
+fn regression_a_stop_while_the_tables_are_written_leaves_nothing_in_the_journal() {
+    let root = tempfile::tempdir().unwrap();
+    let often = || StoreOptions {
+        flush_bytes: 20_000,
+        ..StoreOptions::default()
+    };
+    let mut rig = Rig::start_on(root.path(), often(), |disk| disk);
+    let bytes = vec![1u8; 5_000];
+    let ids: Vec<_> = (1..=200)
+        .map(|seq| rig.send(prepare(seq, &bytes), bytes.clone().into()))
+        .collect();
+    for id in ids {
+        assert!(rig.wait(id).body.is_ok());
+    }
+    rig.driver.stop();
+    let again = StoreDir::open_on(root.path(), ClusterId(1), ME, often(), |disk| disk);
+    let mut store = again.unwrap().store;
+    assert!(store.begin_flush(true).is_none(), "the tables lack nothing");
+}
+
+#[test]
 fn prepares_that_wait_share_their_sync() {
     let root = tempfile::tempdir().unwrap();
     // A disk that is slower than those who send, whatever else the machine does.
     let slow = |disk| Arc::new(WatchedDisk::new(disk, Duration::from_millis(1))) as Arc<dyn Disk>;
-    let mut rig = Rig::start_on(root.path(), slow);
+    let mut rig = Rig::start_on(root.path(), StoreOptions::default(), slow);
     let bytes = vec![1u8; 100];
     let before = rig.usage().syncs;
     let ids: Vec<_> = (1..=500)
