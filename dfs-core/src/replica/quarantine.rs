@@ -139,7 +139,7 @@ impl Replica {
             return Ok(());
         };
         let objects = tx.expires();
-        tracing::debug!(objects, bytes, early, "objects leave the quarantine");
+        tracing::info!(objects, bytes, early, "objects leave the quarantine");
         self.quarantine.is_busy = true;
         self.persist(cx, tx, vec![After::Rested]);
         Ok(())
