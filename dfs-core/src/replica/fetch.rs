@@ -301,6 +301,14 @@ impl Replica {
         if self.orders.is_boosted || !self.is_unhurried(next) {
             return false;
         }
+        // Those of a group at its last copy may be due behind this one.
+        if self
+            .fills
+            .keys()
+            .any(|pg| self.groups.complete_members(*pg) <= 1)
+        {
+            return false;
+        }
         let fetches = &self.fetches;
         let is_busy = fetches.busy + fetches.writing > 0;
         fetches.pace.has_clients(now) && (is_busy || fetches.pace.rests_until(now).is_some())
