@@ -94,7 +94,7 @@ impl Replica {
         self.store_gaps(cx);
         // What was deleted in the gap can be had from nobody; what is needed, the listings name again.
         let mut tx = self.tables.begin();
-        for id in self.fetches.noted(trimmed) {
+        for id in self.wants.noted(trimmed) {
             self.unwant(cx, &mut tx, id);
         }
         self.persist(cx, tx, Vec::new());
@@ -147,11 +147,11 @@ impl Replica {
             .catch_up
             .counted_at
             .is_none_or(|at| now >= at + COUNT_EVERY);
-        if !is_due && self.fetches.len() > 0 {
+        if !is_due && self.wants.len() > 0 {
             return;
         }
         self.catch_up.counted_at = Some(now);
-        self.catch_up.lacks = self.fetches.lacking(now - LATE);
+        self.catch_up.lacks = self.wants.lacking(now - LATE);
         for pg in &self.catch_up.gaps {
             self.catch_up.lacks.entry(*pg).or_insert(1);
         }

@@ -15,10 +15,10 @@
 //!
 //! Why 1 suffices for stamps: commits before this epoch are in the listing; commits in it have W
 //! marks among its members, so a reader of R members meets one.
-use super::fetch::Why;
 use super::fill_count::WideFiles;
 use super::machine::{CallKind, Cx, Replica};
 use super::tables::{ObjectRow, TableError, Tx};
+use super::wants::Why;
 use crate::types::{ChunkNo, Epoch, Ino, LogIndex, ObjectId, PgId, PgPhase, Time};
 use crate::wire::master::{MasterResponse, PgRow};
 use crate::wire::repair::FillCount;
@@ -214,7 +214,7 @@ impl Replica {
                 Step::Ending
                     if self.cursor_durable >= fill.log_max
                         && self.token_durable >= fill.token
-                        && self.fetches.is_caught_up(*pg, fill.log_max) =>
+                        && self.wants.is_caught_up(*pg, fill.log_max) =>
                 {
                     done.push((*pg, fill.epoch));
                 }
@@ -369,8 +369,8 @@ impl Replica {
                 .is_some_and(|r| r.sum == sum);
             // On its way to the disk, it may find no room there.
             let is_underway = self.writing.contains_key(&id);
-            if !held || is_due || is_underway || self.fetches.is_damaged(id) {
-                self.fetches.want(id, object, Why::Fill, cx.now);
+            if !held || is_due || is_underway || self.wants.is_damaged(id) {
+                self.wants.want(id, object, Why::Fill, cx.now);
                 left.insert(id);
             } else if is_unverified && left.insert(id) {
                 self.fill_checks.queue(pg, id, sum);

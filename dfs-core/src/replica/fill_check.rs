@@ -86,7 +86,7 @@ impl Replica {
             return Ok(true); // filling began anew
         };
         for id in objects {
-            if !self.fetches.is_wanted(id) {
+            if !self.wants.is_wanted(id) {
                 self.fill_got(cx, pg, id, true);
             }
         }

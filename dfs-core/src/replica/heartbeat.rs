@@ -215,7 +215,7 @@ impl Replica {
         cx.store.share_device(ok.space.sharing);
         self.stores = ok.stores.into_iter().collect();
         self.is_paused = ok.repair_paused;
-        self.fetches.set_rate(ok.repair_rate);
+        self.wants.set_rate(ok.repair_rate);
         self.orders = ok.repair;
         self.rejoin.noted(ok.repair.is_rejoin_noted);
         if let Some(length) = ok.lease {

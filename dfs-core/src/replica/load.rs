@@ -162,7 +162,7 @@ impl Replica {
         StoreLoad {
             reserve_bytes: cx.store.reserve_bytes(),
             coming_bytes: cx.store.coming_bytes(),
-            starved: self.fetches.starved(),
+            starved: self.wants.starved(),
             disk_us: u64::try_from(cx.store.disk_latency().as_micros()).unwrap_or(u64::MAX),
             read_bytes: self.counts.read_bytes,
             groups: is_news.then(|| groups.iter().map(|(pg, bytes)| (*pg, *bytes)).collect()),

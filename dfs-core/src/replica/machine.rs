@@ -13,7 +13,6 @@
 use super::catch_up::CatchUp;
 use super::config::ReplicaConfig;
 use super::event::{ReadJob, ReplicaAction, ReplicaEvent, refuse};
-use super::fetch::Fetches;
 use super::fill::Fill;
 use super::fill_check::FillChecks;
 use super::groups::Groups;
@@ -29,6 +28,7 @@ use super::reconcile::Reconcile;
 use super::rejoin::Rejoin;
 use super::scrub::Scrub;
 use super::tables::{self, MissingRow, TableError, Tables, Tx, keys};
+use super::wants::Wants;
 use crate::store::ObjectStore;
 use crate::types::{Epoch, LogIndex, ObjectId, PgId, StoreId, Time};
 use crate::wire::repair::RepairOrders;
@@ -101,7 +101,7 @@ pub struct Replica {
     pub(super) marks: Marks,
     pub(super) aborted: RecentOps,
     pub(super) settled: RecentOps,
-    pub(super) fetches: Fetches,
+    pub(super) wants: Wants,
     pub(super) fills: BTreeMap<PgId, Fill>,
     pub(super) fill_checks: FillChecks,
     pub(super) load: Load,
@@ -169,11 +169,11 @@ impl Replica {
             let age = keys::parse_counter(&key).ok_or_else(|| tables::bad_key(&key))?;
             aborted.restore(age, tables::decode(&key, &value)?);
         }
-        let mut fetches = Fetches::default();
+        let mut wants = Wants::default();
         for (key, value) in rows(b'x')? {
             let id = keys::parse_object(&key).ok_or_else(|| tables::bad_key(&key))?;
             let row: MissingRow = tables::decode(&key, &value)?;
-            fetches.want_missing(id, row, now);
+            wants.want_missing(id, row, now);
         }
         let cursor = tables.get(store, &keys::cursor())?.unwrap_or_default();
         let scrub = tables.get(store, &keys::scrub())?.unwrap_or_default();
@@ -194,7 +194,7 @@ impl Replica {
             lease: ServingLease::default(),
             marks,
             aborted,
-            fetches,
+            wants,
             fills: BTreeMap::new(),
             fill_checks: FillChecks::default(),
             load: Load::default(),
@@ -253,7 +253,7 @@ impl Replica {
             wake = waits.into_iter().flatten().fold(wake, Time::min);
         }
         if self.failure.is_none() && !self.is_paused && self.groups.count().is_some() {
-            let fetches = self.fetches.next_wake(now, self.fetches_max());
+            let fetches = self.wants.next_wake(now, self.fetches_max());
             wake = fetches
                 .into_iter()
                 .chain(self.fills_wake())
@@ -316,7 +316,7 @@ impl Replica {
             ReplicaRequest::Prepare { .. } | ReplicaRequest::Read { .. } | ReplicaRequest::Stamp(_)
         );
         if is_clients {
-            self.fetches.pace.client_asks(cx.now);
+            self.wants.pace.client_asks(cx.now);
         }
         match body {
             ReplicaRequest::Prepare {

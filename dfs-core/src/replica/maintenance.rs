@@ -112,6 +112,6 @@ impl Replica {
     /// Objects that should be here and are not (or damaged).
     #[must_use]
     pub fn missing(&self) -> usize {
-        self.fetches.len()
+        self.wants.len()
     }
 }

@@ -5,7 +5,7 @@
 //! * [`machine`] the machine and how its batches become durable;
 //! * [`prepare`], [`stamps`], [`read`] what clients ask;
 //! * [`heartbeat`], [`lease`], [`notes`] what the master tells;
-//! * [`groups`], [`fill`], [`fetch`], [`purge`] how replicas come, heal and go;
+//! * [`groups`], [`fill`], [`wants`], [`fetch`], [`purge`] how replicas come, heal and go;
 //! * `quarantine` where what was deleted rests before it goes;
 //! * [`scrub`], [`scrub_job`] reading everything again, in the background;
 //! * [`inventory`] what a check of the whole cluster asks;
@@ -44,6 +44,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 mod voting;
+mod wants;
 
 pub use config::ReplicaConfig;
 pub use event::{ReadJob, ReplicaAction, ReplicaEvent};

@@ -8,10 +8,10 @@
 //! 1. a cursor on disk means that the effects of all notes up to it are on disk too; an object that
 //!    was named and is not held is on disk as *missing*;
 //! 2. a stamp's revision never falls.
-use super::fetch::Why;
 use super::groups::Role;
 use super::machine::{After, Cx, Replica};
 use super::tables::{CleanRow, MissingRow, ObjectRow, TableError, Tx, keys};
+use super::wants::Why;
 use crate::store::RestReason;
 use crate::types::{ChunkNo, Ino, LogIndex, ObjectId, ObjectSum, OpId, PgId, Revision};
 use crate::wire::master::Note;
@@ -150,7 +150,7 @@ impl Replica {
             self.config.heal_delay
         };
         let soonest = cx.now + delay;
-        self.fetches.want(id, object, Why::Note(index), soonest);
+        self.wants.want(id, object, Why::Note(index), soonest);
         Ok(())
     }
 

@@ -294,7 +294,7 @@ impl Replica {
             Some(row) if row.sum != sum => {
                 Err(bad(format!("object {id} exists here with other bytes")))
             }
-            Some(_) => Ok(self.writing.contains_key(&id) || !self.fetches.is_damaged(id)),
+            Some(_) => Ok(self.writing.contains_key(&id) || !self.wants.is_damaged(id)),
             None => Ok(false),
         }
     }

@@ -172,7 +172,7 @@ impl Replica {
             Some(_) => !self.groups.was_here(pg) || self.groups.is_adopted(pg),
         };
         if self.cursor_durable < upto
-            || !self.fetches.is_healed(upto)
+            || !self.wants.is_healed(upto)
             || self.purge.left() > 0
             || !self.groups.iter().all(is_settled)
         {

@@ -9,6 +9,7 @@
 //! durable with its files: a note or listing that names an object on its way to the disk wants it all
 //! the same, and it is no longer wanted when it has [arrived](Replica::arrived), not before.
 use super::event::{ReplicaAction, refuse};
+use super::fetch::PAUSE_IDLE;
 use super::machine::{After, Cx, Replica, Wait};
 use super::tables::{MissingRow, ObjectRow, TableError, Tx, keys};
 use crate::types::ObjectId;
@@ -28,11 +29,11 @@ impl Replica {
     ) -> Result<(), TableError> {
         let mut here = Vec::new();
         for id in objects {
-            if !self.fetches.is_wanted(*id) || self.writing.contains_key(id) {
+            if !self.wants.is_wanted(*id) || self.writing.contains_key(id) {
                 continue;
             }
             let key = keys::object(b'x', *id);
-            let is_fetched = self.fetches.is_writing(*id);
+            let is_fetched = self.wants.is_writing(*id);
             let is_missing = self.tables.get::<MissingRow>(cx.store, &key)?.is_some();
             if is_missing || !is_fetched {
                 here.push((*id, key, is_fetched));
@@ -108,7 +109,7 @@ impl Replica {
             None => self.tables.delete(tx, keys::object(b'o', id)),
         }
         tx.restore(id);
-        if let Some(since) = self.fetches.is_starved_again(id, cx.now) {
+        if let Some(since) = self.wants.starve_again(id, cx.now + PAUSE_IDLE) {
             self.uncount_fetched(cx, tx, &row)?;
             if let Some(since) = since {
                 let wanted = MissingRow { object: row, since };

@@ -327,7 +327,7 @@ impl Replica {
     /// Steps 2 and 3: the notes of the listing are durable here.
     fn scrub_page(&mut self, cx: &mut Cx<'_>, page: Page) -> Result<(), TableError> {
         for (id, row) in page.objects {
-            if self.fetches.is_wanted(id) || self.writing.contains_key(&id) {
+            if self.wants.is_wanted(id) || self.writing.contains_key(&id) {
                 continue; // is being made good, or was written just now
             }
             let held = self.tables.object(cx.store, id)?;
@@ -464,9 +464,9 @@ impl Replica {
             damaged: row.damaged,
             missing: row.missing,
             repaired: row.repaired,
-            waiting: self.fetches.damaged(|_| true),
+            waiting: self.wants.damaged(|_| true),
             unrepaired: self
-                .fetches
+                .wants
                 .damaged(|(pg, tries)| tries as usize >= 2 * self.groups.sources(pg).len().max(1)),
             tables: self.config.table_counts.totals(),
             set_aside: self.config.set_aside.clone(),

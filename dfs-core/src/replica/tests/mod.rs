@@ -3,6 +3,7 @@ mod catching_up;
 mod configuration;
 mod healing;
 mod namespace;
+mod pacing;
 mod puts;
 mod quarantine;
 mod reconcile;

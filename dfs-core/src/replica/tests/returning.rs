@@ -69,41 +69,6 @@ fn regression_a_master_of_another_term_is_told_everything() {
 }
 
 #[test]
-fn copies_make_way_for_programs_unless_boosted_or_the_last_copy() {
-    let mut rig = Rig::new();
-    rig.learn(map(20, filling(2)));
-    let rows = (1..=60).map(|seq| row(5 + seq, &[seq], false));
-    list(&mut rig, rows.collect(), true);
-    // Takes the calls, and answers them after this long.
-    let round = |rig: &mut Rig, after: u64| {
-        let calls: Vec<_> = std::iter::from_fn(|| rig.call()).collect();
-        rig.tick(Duration::from_millis(after));
-        for call in &calls {
-            let Request::Replica(ReplicaRequest::Fetch { object }) = call.request else {
-                panic!("{call:?}");
-            };
-            rig.give(call, object.op.seq);
-        }
-        rig.settle();
-        rig.tick(Duration::ZERO);
-        calls.len()
-    };
-    assert_eq!([round(&mut rig, 10), round(&mut rig, 10)], [4, 4]);
-    let _ = rig.stamp(INO, 2);
-    assert_eq!(round(&mut rig, 10), 4, "asked for before");
-    assert_eq!(round(&mut rig, 29), 0, "they rest");
-    assert_eq!(round(&mut rig, 1), 0);
-    assert_eq!(round(&mut rig, 10), 1, "three times as long");
-    rig.answer(|ok| ok.repair.is_boosted = true);
-    assert!(round(&mut rig, 1) > 4);
-    rig.answer(|_| {});
-    assert_eq!(round(&mut rig, 1), 16, "asked for before");
-    // Nobody asks any more.
-    rig.tick(Duration::from_millis(1000));
-    assert_eq!(round(&mut rig, 1), 4);
-}
-
-#[test]
 fn what_fills_a_group_is_counted_by_objects_bytes_and_files_also_over_a_crash() {
     let mut rig = Rig::new();
     rig.learn(map(20, filling(2)));

@@ -1,0 +1,126 @@
+//! Copies that fill a group make way for programs, and nothing waits behind them.
+use super::*;
+use crate::wire::master::PgRow;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn filling(members: &[u128], others: &[StoreId]) -> PgInfo {
+    let filling = [&[ME], others].concat();
+    PgInfo {
+        filling,
+        prior: vec![peer(4)],
+        phase: PgPhase::Copying,
+        ..info(2, members)
+    }
+}
+
+/// Is listed objects 1 to 60 of a group it is to fill.
+fn listed(map: PgMap) -> Rig {
+    let mut rig = Rig::new();
+    rig.learn(map);
+    let row = |seq| PgRow {
+        ino: Ino(5 + seq),
+        chunk: ChunkNo(0),
+        objects: vec![(id(seq), sum(seq))],
+        clean: None,
+        is_wide: false,
+    };
+    let is_listing = |c: &Call| matches!(&c.request, Request::Master(MasterRequest::PgListing { pg, .. }) if *pg == PG);
+    let at = rig.calls.iter().position(is_listing).expect("a listing");
+    let call = rig.calls.remove(at);
+    let response = MasterResponse::PgListing((1..=60).map(row).collect(), LogIndex(25), true);
+    rig.call_done(call.token, Ok((Response::Master(response), Bytes::new())));
+    rig.settle();
+    rig
+}
+
+/// Takes the fetches, and answers them after this long; what was fetched.
+fn round(rig: &mut Rig, after: u32) -> Vec<u64> {
+    let mut fetched = Vec::new();
+    let calls: Vec<_> = std::iter::from_fn(|| rig.call()).collect();
+    rig.tick(after * MS);
+    for call in &calls {
+        if let Request::Replica(ReplicaRequest::Fetch { object }) = call.request {
+            fetched.push(object.op.seq);
+            rig.give(call, object.op.seq);
+        }
+    }
+    rig.settle();
+    rig.tick(Duration::ZERO);
+    fetched
+}
+
+/// A client asks, and the fetches of before are done; one that fills is under way then.
+fn with_clients(rig: &mut Rig) {
+    let _ = rig.stamp(INO, 2);
+    assert_eq!(round(rig, 10).len(), 4, "asked for before");
+    while round(rig, 1).is_empty() {}
+    assert!(rig.calls.is_empty() || rig.call().is_none(), "they rest");
+}
+
+#[test]
+fn copies_make_way_for_programs_unless_boosted() {
+    let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
+    assert_eq!(round(&mut rig, 10).len(), 4);
+    assert_eq!(round(&mut rig, 10).len(), 4);
+    let _ = rig.stamp(INO, 2);
+    assert_eq!(round(&mut rig, 10).len(), 4, "asked for before");
+    assert_eq!(round(&mut rig, 29).len(), 0, "they rest");
+    assert_eq!(round(&mut rig, 1).len(), 0);
+    assert_eq!(round(&mut rig, 10).len(), 1, "three times as long");
+    rig.answer(|ok| ok.repair.is_boosted = true);
+    assert!(round(&mut rig, 1).len() > 4);
+    rig.answer(|_| {});
+    assert_eq!(round(&mut rig, 1).len(), 16, "asked for before");
+    // Nobody asks any more.
+    rig.tick(1000 * MS);
+    assert_eq!(round(&mut rig, 1).len(), 4);
+}
+
+#[test]
+fn regression_nothing_rests_while_a_group_that_is_filled_is_at_its_last_copy() {
+    // Another group than that of the objects.
+    let other = PgInfo {
+        prior: Vec::new(),
+        ..filling(&[1, 2, 3], &[peer(3)])
+    };
+    let mut both = map(20, filling(&[1, 2, 3], &[]));
+    both.pgs.push(other);
+    let mut rig = listed(both);
+    for _ in 0..3 {
+        let _ = rig.stamp(INO, 2);
+        assert_eq!(round(&mut rig, 10).len(), 4);
+    }
+}
+
+#[test]
+fn regression_what_notes_named_does_not_wait_behind_copies_that_rest() {
+    let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
+    with_clients(&mut rig);
+    // One that is listed too, and one that is not.
+    for seq in [60, 70] {
+        rig.hold(20 + seq, seq);
+    }
+    let mut fetched = Vec::new();
+    for _ in 0..21 {
+        let _ = rig.stamp(INO, 2);
+        fetched.extend(round(&mut rig, 100));
+    }
+    assert!(
+        fetched.contains(&60) && fetched.contains(&70),
+        "{fetched:?}"
+    );
+    assert!(rig.replica.missing() > 30, "the others make way");
+}
+
+#[test]
+fn regression_what_is_damaged_does_not_wait_behind_copies_that_rest() {
+    let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
+    rig.prepare_at(70, 2, true);
+    rig.settle();
+    rig.committed(26, 70);
+    with_clients(&mut rig);
+    rig.event(ReplicaEvent::Damaged { object: id(70) });
+    rig.settle();
+    assert_eq!(round(&mut rig, 0), [70]);
+}

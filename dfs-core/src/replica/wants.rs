@@ -1,0 +1,297 @@
+//! The objects that are wanted from peers, and which is due next.
+//!
+//! Two lines wait: what notes named and what was found damaged goes before what fills a group, so that
+//! nothing waits behind copies that [make way](super::pace) for programs.
+//!
+//! Invariants:
+//! 1. an object is wanted once, whatever the reasons;
+//! 2. while it is due it stands in the line of its reason, and otherwise in none.
+use super::pace::{Bucket, Pace};
+use super::tables::{MissingRow, ObjectRow};
+use crate::types::{LogIndex, ObjectId, PgId, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// While something is in the way of what is due, it is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
+/// Why an object is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A note named it; it is on disk as missing.
+    Note(LogIndex),
+    /// Its bytes on disk are damaged; it is on disk as missing.
+    Damaged,
+    /// A listing named it.
+    Fill,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Due(Time),
+    Asked,
+    Writing,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub row: ObjectRow,
+    pub why: Why,
+    pub tries: u32,
+    pub step: Step,
+    /// From when on it is missing.
+    since: Time,
+    /// When a source was asked for it last.
+    pub asked: Time,
+}
+
+/// Objects by the time from which on they may be asked for.
+type Line = BTreeSet<(Time, ObjectId)>;
+
+/// Objects wanted and fetches under way.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    wants: BTreeMap<ObjectId, Want>,
+    /// Named by notes, or damaged.
+    urgent: Line,
+    filling: Line,
+    busy: usize,
+    /// On their way to the disk.
+    writing: usize,
+    pub bucket: Bucket,
+    pub pace: Pace,
+    /// Wanted, and there was no room for them when they were due.
+    starved: BTreeSet<ObjectId>,
+    /// No object is asked for before: there is no room.
+    roomless_until: Time,
+    /// What was due last time to fill a group made way for programs.
+    pub makes_way: bool,
+}
+
+impl Wants {
+    pub fn set_rate(&mut self, bytes_per_second: u64) {
+        self.bucket.rate = bytes_per_second;
+    }
+
+    /// A row of the missing table, after a restart.
+    pub fn want_missing(&mut self, id: ObjectId, row: MissingRow, now: Time) {
+        let why = if row.since == LogIndex(0) {
+            Why::Damaged
+        } else {
+            Why::Note(row.since)
+        };
+        self.want(id, row.object, why, now);
+        if let Some(want) = self.wants.get_mut(&id) {
+            want.since = Time::ZERO;
+        }
+    }
+
+    /// Wants an object from `soonest` on. A want that is there stays as it is, except that a
+    /// listing's becomes a note's (which is on disk).
+    pub fn want(&mut self, id: ObjectId, row: ObjectRow, why: Why, soonest: Time) {
+        if let Some(want) = self.wants.get(&id).copied() {
+            if want.why == Why::Fill && why != Why::Fill {
+                self.leave_line(id, &want);
+                self.put(id, Want { why, ..want });
+            }
+            return;
+        }
+        let want = Want {
+            row,
+            why,
+            tries: 0,
+            step: Step::Due(soonest),
+            since: soonest,
+            asked: soonest,
+        };
+        self.put(id, want);
+    }
+
+    /// Sets a want, and its place in a line.
+    fn put(&mut self, id: ObjectId, want: Want) {
+        if let Step::Due(at) = want.step {
+            self.line(want.why).insert((at, id));
+        }
+        self.wants.insert(id, want);
+    }
+
+    fn leave_line(&mut self, id: ObjectId, want: &Want) {
+        if let Step::Due(at) = want.step {
+            self.line(want.why).remove(&(at, id));
+        }
+    }
+
+    fn line(&mut self, why: Why) -> &mut Line {
+        match why {
+            Why::Note(_) | Why::Damaged => &mut self.urgent,
+            Why::Fill => &mut self.filling,
+        }
+    }
+
+    pub fn get(&self, id: ObjectId) -> Option<&Want> {
+        self.wants.get(&id)
+    }
+
+    /// It is on its way here.
+    pub fn is_wanted(&self, id: ObjectId) -> bool {
+        self.wants.contains_key(&id)
+    }
+
+    /// It was fetched, and is on its way to the disk.
+    pub fn is_writing(&self, id: ObjectId) -> bool {
+        let want = self.wants.get(&id);
+        want.is_some_and(|want| want.step == Step::Writing)
+    }
+
+    /// Damaged objects of which `is_such` says yes to group and tries.
+    pub fn damaged(&self, is_such: impl Fn((PgId, u32)) -> bool) -> u64 {
+        let damaged = self.wants.values().filter(|w| w.why == Why::Damaged);
+        damaged.filter(|w| is_such((w.row.pg, w.tries))).count() as u64
+    }
+
+    /// It is wanted because its bytes here are damaged.
+    pub fn is_damaged(&self, id: ObjectId) -> bool {
+        self.wants.get(&id).is_some_and(|w| w.why == Why::Damaged)
+    }
+
+    /// Objects wanted because notes up to `upto` named them.
+    pub fn noted(&self, upto: LogIndex) -> Vec<ObjectId> {
+        let is_such = |w: &Want| matches!(w.why, Why::Note(index) if index <= upto);
+        let wants = self.wants.iter().filter(|(_, w)| is_such(w));
+        wants.map(|(id, _)| *id).collect()
+    }
+
+    /// Objects of a group that notes up to `upto` named are all here.
+    pub fn is_caught_up(&self, pg: PgId, upto: LogIndex) -> bool {
+        let waits = |why| match why {
+            Why::Note(index) => index <= upto,
+            Why::Damaged | Why::Fill => true,
+        };
+        !self.wants.values().any(|w| w.row.pg == pg && waits(w.why))
+    }
+
+    /// Nothing waits that a note up to `upto` named.
+    pub fn is_healed(&self, upto: LogIndex) -> bool {
+        let waits = |why| matches!(why, Why::Note(index) if index <= upto);
+        !self.wants.values().any(|w| waits(w.why))
+    }
+
+    /// Objects for which there is no room.
+    pub fn starved(&self) -> u64 {
+        self.starved.len() as u64
+    }
+
+    /// Objects by group that are missing since `before` or longer.
+    pub fn lacking(&self, before: Time) -> BTreeMap<PgId, u32> {
+        let mut lacking = BTreeMap::new();
+        for want in self.wants.values().filter(|w| w.since <= before) {
+            *lacking.entry(want.row.pg).or_default() += 1;
+        }
+        lacking
+    }
+
+    pub fn len(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// Asked for, and on their way here.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Asked for or on their way to the disk.
+    pub fn is_any_under_way(&self) -> bool {
+        self.busy + self.writing > 0
+    }
+
+    /// A source is asked for it.
+    pub fn asked(&mut self, id: ObjectId, now: Time) {
+        self.step(id, Step::Asked);
+        let want = self.wants.get_mut(&id).expect("the caller holds it");
+        want.asked = now;
+        let len = want.row.sum.len;
+        self.bucket.take(len);
+    }
+
+    /// It could not be had once more.
+    pub fn failed(&mut self, id: ObjectId) -> Option<Want> {
+        let want = self.wants.get_mut(&id)?;
+        want.tries += 1;
+        Some(*want)
+    }
+
+    pub fn step(&mut self, id: ObjectId, step: Step) {
+        let want = *self.wants.get(&id).expect("the caller holds it");
+        self.busy += usize::from(step == Step::Asked);
+        self.busy -= usize::from(want.step == Step::Asked);
+        self.writing += usize::from(step == Step::Writing);
+        self.writing -= usize::from(want.step == Step::Writing);
+        self.leave_line(id, &want);
+        self.put(id, Want { step, ..want });
+    }
+
+    pub fn remove(&mut self, id: ObjectId) -> Option<Want> {
+        if !self.wants.contains_key(&id) {
+            return None;
+        }
+        self.step(id, Step::Writing);
+        self.writing -= 1;
+        self.starved.remove(&id);
+        self.wants.remove(&id)
+    }
+
+    /// There is no room for it; the others wait too, as there may be very many.
+    pub fn starve(&mut self, id: ObjectId, until: Time) {
+        self.starved.insert(id);
+        self.await_room(id, until);
+    }
+
+    /// What was fetched found no room and is due again at `until`; with the note that named it, if
+    /// it is on disk that it is missing. `None` if it was not fetched.
+    pub fn starve_again(&mut self, id: ObjectId, until: Time) -> Option<Option<LogIndex>> {
+        let why = self.wants.get(&id).filter(|w| w.step == Step::Writing)?.why;
+        self.starve(id, until);
+        Some(match why {
+            Why::Note(index) => Some(index),
+            Why::Damaged => Some(LogIndex(0)),
+            Why::Fill => None,
+        })
+    }
+
+    /// Nothing is asked for before `until`, when there may be room.
+    pub fn await_room(&mut self, id: ObjectId, until: Time) {
+        self.roomless_until = until;
+        self.step(id, Step::Due(until));
+    }
+
+    /// There is room for it.
+    pub fn finds_room(&mut self, id: ObjectId) {
+        self.starved.remove(&id);
+    }
+
+    /// The next that may be asked for: what is urgent, or else what fills a group.
+    pub fn due(&self, now: Time) -> Option<(ObjectId, Want)> {
+        let is_due = |line: &Line| line.first().filter(|(due, _)| *due <= now).copied();
+        let (_, id) = is_due(&self.urgent).or_else(|| is_due(&self.filling))?;
+        let is_open = now >= self.roomless_until && self.bucket.is_open();
+        is_open.then(|| (id, self.wants[&id]))
+    }
+
+    pub fn next_wake(&self, now: Time, busy_max: usize) -> Option<Time> {
+        if self.busy >= busy_max {
+            return None;
+        }
+        // While the rate limit is closed, or copies make way, look again soon.
+        let soon = now + LOOK_AGAIN;
+        let limited = (!self.bucket.is_open()).then_some(soon);
+        let rest = || self.pace.rests_until(now).map_or(soon, |end| end.min(soon));
+        let resting = self.makes_way.then(rest);
+        let wake = |line: &Line, wait: Option<Time>| {
+            let (due, _) = line.first()?;
+            Some((*due).max(self.roomless_until).max(wait.unwrap_or(*due)))
+        };
+        let urgent = wake(&self.urgent, limited);
+        let filling = wake(&self.filling, limited.or(resting));
+        urgent.into_iter().chain(filling).min()
+    }
+}
