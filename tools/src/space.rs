@@ -123,6 +123,9 @@ pub fn account(
         space.unnamed_files = unnamed;
     } else {
         space.unsettled = unlisted + unnamed;
+        // What went since the count was referred to by nothing.
+        let gone = known.saturating_sub(usage.used_bytes);
+        space.unreferenced -= gone.min(space.unreferenced);
     }
     space.free_pages = disk.tables.free + disk.voter_tables.free;
     space.reclaimable = space.unreferenced + space.unnamed_files + space.free_pages;
@@ -356,6 +359,20 @@ mod tests {
         assert_eq!(space.sum, space.total);
         usage.held.is_current = true;
         assert_eq!(account(&wanted(), &usage, &disk).unreferenced, 9000);
+    }
+
+    #[test]
+    fn regression_what_was_deleted_since_the_last_count_is_not_counted_twice() {
+        let (mut usage, mut disk) = (usage(), disk());
+        // Group 2 has lost 30,000 bytes of versions, in one file, which rests.
+        usage.held.groups[1].1 += 30_000;
+        usage.held.is_current = false;
+        usage.quarantine_bytes = 30_000;
+        disk.objects += 30_000;
+        disk.total += 30_000;
+        let space = account(&wanted(), &usage, &disk);
+        assert_eq!((space.unreferenced, space.quarantine), (0, 30_000));
+        assert_eq!((space.live, space.sum), (51_000, space.total));
     }
 
     #[test]

@@ -33,6 +33,8 @@ const BATCH_BYTES: u64 = 256 << 20;
 const PRESSED_BYTES: u64 = 64 << 20;
 /// Between two looks while something rests.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two lines in the log about what went.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// See the [module docs](self).
 #[derive(Debug)]
@@ -45,6 +47,34 @@ pub(super) struct Quarantine {
     is_busy: bool,
     /// Somebody was not admitted.
     is_pressed: bool,
+    gone: Gone,
+}
+
+/// What went since that was last told.
+#[derive(Debug, Default)]
+struct Gone {
+    objects: usize,
+    bytes: u64,
+    /// Of these, before their time was over.
+    early: u64,
+    told_at: Option<Time>,
+}
+
+impl Gone {
+    /// Says so in the log, if that was not done lately.
+    fn tell(&mut self, now: Time) {
+        if self.told_at.is_some_and(|at| now.since(at) < TELL_EVERY) {
+            return;
+        }
+        let Self {
+            objects,
+            bytes,
+            early,
+            ..
+        } = std::mem::take(self);
+        tracing::info!(objects, bytes, early, "objects leave the quarantine");
+        self.told_at = Some(now);
+    }
 }
 
 impl Quarantine {
@@ -55,6 +85,7 @@ impl Quarantine {
             due: store.has_resting().then_some(now + LOOK_EVERY),
             is_busy: false,
             is_pressed: false,
+            gone: Gone::default(),
         })
     }
 
@@ -138,8 +169,11 @@ impl Replica {
         let Some(tx) = tx else {
             return Ok(());
         };
-        let objects = tx.expires();
-        tracing::info!(objects, bytes, early, "objects leave the quarantine");
+        let gone = &mut self.quarantine.gone;
+        gone.objects += tx.expires();
+        gone.bytes += bytes;
+        gone.early += early;
+        gone.tell(cx.now);
         self.quarantine.is_busy = true;
         self.persist(cx, tx, vec![After::Rested]);
         Ok(())
