@@ -133,6 +133,16 @@ impl Directory {
     }
 }
 
+/// How an object is found in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Held,
+    /// It rests because its group went elsewhere.
+    Moved,
+    /// It rests because nothing refers to it.
+    Deleted,
+}
+
 /// An object that some directory holds.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -146,6 +156,8 @@ pub struct Held {
     pub about: Option<Box<ObjectAbout>>,
     /// It was deleted, and rests in every directory that has it.
     pub is_deleted: bool,
+    /// It rests in some directory because its group went elsewhere, where it may live on.
+    pub was_moved: bool,
     /// Directories, by number.
     dirs: Vec<usize>,
 }
@@ -195,15 +207,22 @@ impl Inventory {
         let shown = dir.path.display();
         let troubles = dir.troubles.iter().map(|words| format!("{shown}: {words}"));
         self.troubles.extend(troubles);
-        if let Err(error) = self.read_objects(number, &dir, false) {
+        if let Err(error) = self.read_objects(number, &dir, Found::Held) {
             self.trouble(&dir, "its list of objects", &error);
         }
-        if self.with_quarantined {
-            // Of these nothing was ever part of a file, as far as anybody knows.
-            let is_wanted =
-                |reason| !matches!(reason, RestReason::Aborted | RestReason::Unreferenced(_));
+        // What was aborted or is unreferenced was never part of a file, as far as anybody knows.
+        let kinds: &[_] = match self.with_quarantined {
+            true => &[Found::Moved, Found::Deleted],
+            false => &[],
+        };
+        for &kind in kinds {
+            let is_wanted = |reason| match reason {
+                RestReason::Moved(..) => kind == Found::Moved,
+                RestReason::Deleted(_) => kind == Found::Deleted,
+                RestReason::Aborted | RestReason::Unreferenced(_) => false,
+            };
             let taken = dir.store.take_up_resting(is_wanted);
-            if let Err(error) = taken.and_then(|_| self.read_objects(number, &dir, true)) {
+            if let Err(error) = taken.and_then(|_| self.read_objects(number, &dir, kind)) {
                 self.trouble(&dir, "its quarantine", &error);
             }
         }
@@ -227,7 +246,7 @@ impl Inventory {
         &mut self,
         number: usize,
         dir: &Directory,
-        is_deleted: bool,
+        kind: Found,
     ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -242,7 +261,7 @@ impl Inventory {
                     continue;
                 }
                 let Some(header) = listed.header else {
-                    if is_deleted {
+                    if kind != Found::Held {
                         continue; // said already
                     }
                     let words = format!(
@@ -261,10 +280,12 @@ impl Inventory {
                         chunk: header.chunk,
                         about: None,
                         is_deleted: true,
+                        was_moved: false,
                         dirs: Vec::new(),
                     }
                 });
-                held.is_deleted &= is_deleted;
+                held.is_deleted &= kind != Found::Held;
+                held.was_moved |= kind == Found::Moved;
                 held.dirs.push(number);
                 // A copy that an older program made may lack what another has.
                 held.about = held.about.take().or(header.about);

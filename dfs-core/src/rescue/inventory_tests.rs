@@ -1,6 +1,6 @@
 use super::*;
 use crate::store::{Batch, ObjectHeader, ObjectWrite, Rest, StoreDir};
-use crate::types::{BlockSums, ClientId, LogIndex};
+use crate::types::{BlockSums, ClientId, Epoch, LogIndex, PgId};
 use std::fs;
 
 const SMALL: u64 = 400;
@@ -224,13 +224,13 @@ fn put(data: &Path, name: ObjectId, seq: u64, ino: Ino) {
     writer.commit(&[pending]).unwrap();
 }
 
-#[test]
-fn regression_what_rests_of_a_file_that_lives_is_not_laid_over_it() {
+/// The objects that a file is made of, one of which is held and one rests for such a reason; and what
+/// is doubted.
+fn rescued_beside_resting(reason: RestReason) -> (Vec<u64>, Vec<String>) {
     let data = tempfile::tempdir().unwrap();
     let (living, resting, ino) = (1, 2, Ino(9000));
     put(data.path(), id(living), SMALL + 1, ino);
     put(data.path(), id(resting), SMALL + 2, ino);
-    let reason = RestReason::Deleted(LogIndex(5));
     rest(data.path(), &[resting], reason);
     let mut inventory = Inventory::with_quarantined();
     inventory
@@ -242,8 +242,25 @@ fn regression_what_rests_of_a_file_that_lives_is_not_laid_over_it() {
     let crate::rescue::What::File(file, _) = &entry.what else {
         panic!("a file");
     };
-    let objects: Vec<_> = file.pieces().map(|piece| piece.object).collect();
-    assert_eq!(objects, [id(living)]);
+    let objects = file.pieces().map(|piece| piece.object.op.seq);
+    (objects.collect(), entry.doubts.clone())
+}
+
+#[test]
+fn regression_what_rests_of_a_file_that_lives_is_not_laid_over_it() {
+    let reason = RestReason::Deleted(LogIndex(5));
+    assert_eq!(rescued_beside_resting(reason).0, [1]);
+}
+
+#[test]
+fn regression_what_rests_as_its_group_moved_may_be_the_only_copy_of_a_file_that_lives() {
+    let reason = RestReason::Moved(PgId(0), Epoch(3));
+    let (objects, doubts) = rescued_beside_resting(reason);
+    assert!(objects.contains(&2), "{objects:?}");
+    assert!(
+        doubts.iter().any(|words| words.contains("left behind")),
+        "{doubts:?}"
+    );
 }
 
 #[test]

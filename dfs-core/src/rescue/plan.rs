@@ -266,6 +266,11 @@ impl Planner<'_> {
         if puts.iter().any(|put| put.is_guess) {
             doubts.push("where some of its bytes belong is a guess".to_owned());
         }
+        let pieces = || puts.iter().flat_map(|put| &put.pieces);
+        let was_deleted = |object| self.inventory.held(object).is_some_and(|h| h.is_deleted);
+        if !self.inventory.is_deleted(ino) && pieces().any(|piece| was_deleted(piece.object)) {
+            doubts.push("part of it was left behind by a move, and may have gone since".to_owned());
+        }
         if let Some((revision, op)) = self.inventory.stamp(ino)
             && revision > known.unwrap_or_default()
             && !puts.iter().any(|put| put.op == op)
@@ -306,8 +311,9 @@ impl Planner<'_> {
             let follows = known.is_none_or(|known| base.is_some_and(|base| base >= known));
             let is_newest = newest.is_some_and(|(_, op)| op == id.op);
             let is_old = in_snapshot.contains(id) || self.inventory.is_aborted(id.op);
-            // What was deleted of a file that lives is no part of it any more.
-            let is_dropped = held.is_deleted && !is_deleted;
+            // What was deleted of a file that lives is no part of it any more; what its group took
+            // along elsewhere may be.
+            let is_dropped = held.is_deleted && !held.was_moved && !is_deleted;
             if is_old || is_dropped || !(follows || is_newest) {
                 continue;
             }
