@@ -27,6 +27,8 @@ impl ObjectStore {
         let keys = self.oldest_ages(limit)?;
         if keys.is_empty() {
             (self.quarantine.totals, self.quarantine.is_doubtful) = Default::default();
+        } else if self.quarantine.totals.objects == 0 {
+            self.count_anew()?; // rows came that were not counted, of an older program
         }
         let oldest = keys.first().cloned();
         self.quarantine.oldest = oldest.unwrap_or_else(|| prefix_end(&[TABLE_AGES]));

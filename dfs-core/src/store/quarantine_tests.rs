@@ -507,6 +507,12 @@ fn regression_what_rests_is_counted_anew_after_a_damaged_row() {
     assert!(rig.store.has_resting());
     assert_eq!(rig.order().len(), 3);
     assert_eq!(rig.store.resting().objects, 3);
+    // Totals that say nothing rests.
+    let mut rig = damaged(vec![KEY_RESTING.to_vec()]);
+    rig.store.quarantine.totals = RestingTotals::default();
+    rig.store.quarantine.is_doubtful = false;
+    assert_eq!(rig.order().len(), 3);
+    assert_eq!(rig.store.resting().objects, 3);
     // Only what can be read is taken up.
     let mut rig = damaged(vec![object_key(TABLE_RESTING, id(2))]);
     assert_eq!(rig.store.take_up_resting(|_| true), Ok(2));
