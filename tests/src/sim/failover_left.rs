@@ -3,7 +3,7 @@ use super::failover_watch::{State, Watch};
 use super::settings::{node_id, store_id};
 use super::world::World;
 use dfs_core::master::command::ChangeCause;
-use dfs_core::types::{StoreId, pg_of};
+use dfs_core::types::{PgId, StoreId, pg_of};
 
 impl World {
     /// Why the change is not over; empty when it is.
@@ -24,18 +24,20 @@ impl World {
             return stray;
         }
         // Exactly one receipt for each group that was moved. A move that was overtaken by the failure of its
-        // target, and made again, may have one of its own.
+        // target may have one of its own if it was made again, and none if it was not.
         let told = self.receipted(watch).saturating_sub(watch.told_before) as usize;
-        let moved = watch.moved.iter();
-        let times: Vec<usize> = moved
-            .filter(|((c, _), _)| Some(*c) == watch.cause())
-            .map(|(_, times)| *times)
-            .collect();
-        if (times.len()..=times.iter().sum()).contains(&told) {
+        let moved = watch
+            .moved
+            .keys()
+            .filter(|(c, _)| Some(*c) == watch.cause());
+        let (parted, whole): (Vec<PgId>, Vec<PgId>) = moved
+            .map(|(_, pg)| *pg)
+            .partition(|pg| watch.parted.contains(pg));
+        let all = parted.len() + whole.len();
+        if (whole.len()..=all + watch.repeated).contains(&told) {
             String::new()
         } else {
-            let moved = times.len();
-            format!("receipts tell of {told} groups, {moved} were moved")
+            format!("receipts tell of {told} groups, {all} were moved")
         }
     }
 

@@ -59,8 +59,11 @@ pub(super) struct Watch {
     epochs: BTreeMap<PgId, Epoch>,
     /// How often each group was moved for each cause.
     pub moved: BTreeMap<(ChangeCause, PgId), usize>,
-    /// Groups that the store in question was put out of as failed, and is not back in.
-    parted: BTreeSet<PgId>,
+    /// Groups that the store in question was put out of as failed, against the change, and is not
+    /// back in.
+    pub parted: BTreeSet<PgId>,
+    /// Moves that had to be made again for that.
+    pub repeated: usize,
     /// Groups that receipts of the cause told of before.
     pub told_before: u32,
     got: BTreeMap<(usize, ObjectId, Epoch), u64>,
@@ -82,6 +85,7 @@ impl Watch {
             epochs: BTreeMap::new(),
             moved: BTreeMap::new(),
             parted: BTreeSet::new(),
+            repeated: 0,
             told_before: 0,
             got: BTreeMap::new(),
             again: BTreeMap::new(),
@@ -112,6 +116,7 @@ impl Watch {
     fn enter(&mut self, stage: Stage, now: Time) {
         if stage == Stage::Watching || stage == Stage::Waiting {
             self.moved.clear(); // what is moved from now on is of the change
+            self.repeated = 0;
         }
         self.stage = stage;
         self.stage_since = now;
@@ -126,16 +131,17 @@ impl Watch {
             }
             let is_first = known.0 == 0;
             *known = group.info.epoch;
-            if group.cause == ChangeCause::Failed(store_id(self.subject)) {
-                self.parted.insert(pg);
-            }
             let times = self.moved.entry((group.cause, pg)).or_default();
             *times += 1;
-            let is_new = *times == 1;
-            let is_needed = Some(group.cause) == self.cause() && self.parted.remove(&pg);
-            // Balance by bytes may move a group now and then while files grow.
-            if !is_first && !is_new && !is_needed && Some(group.cause) == self.cause() {
-                return Err(format!("group {} was moved again: {:?}", pg.0, group.cause));
+            let is_again = *times > 1 && !is_first;
+            if Some(group.cause) == self.cause() {
+                let is_needed = self.parted.remove(&pg);
+                if is_again && !is_needed {
+                    return Err(format!("group {} was moved again: {:?}", pg.0, group.cause));
+                }
+                self.repeated += usize::from(is_again);
+            } else if group.cause == ChangeCause::Failed(store_id(self.subject)) {
+                self.parted.insert(pg);
             }
         }
         Ok(())
