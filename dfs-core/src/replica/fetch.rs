@@ -88,11 +88,17 @@ impl Replica {
     fn makes_way(&self, cx: &Cx<'_>) -> bool {
         let (pace, now) = (&self.wants.pace, cx.now);
         // Objects of a group at its last copy may be due behind those of others.
-        let is_last_copy = |pg: &PgId| self.groups.complete_members(*pg) <= 1;
+        let is_last_copy = |pg: &PgId| self.is_at_last_copy(*pg);
         !self.orders.is_boosted
             && pace.has_clients(now)
             && (self.wants.is_any_under_way() || pace.rests_until(now).is_some())
             && !self.fills.keys().any(is_last_copy)
+    }
+
+    /// There is one complete copy of the group elsewhere at most, as far as the map and the master say:
+    /// that one may be all there is, or the others' stores are down.
+    pub(super) fn is_at_last_copy(&self, pg: PgId) -> bool {
+        self.groups.complete_members(pg) <= 1 || self.orders.last_copies.contains(&pg)
     }
 
     pub(super) fn fetches_max(&self) -> usize {

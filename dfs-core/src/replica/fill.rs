@@ -227,7 +227,7 @@ impl Replica {
                         PgPhase::Fencing => false,
                     };
                     if info.is_some_and(|i| is_open(i.phase)) {
-                        ready.push((self.groups.complete_members(*pg), *pg));
+                        ready.push(*pg);
                     } else {
                         // Not activated yet: the next map brings it back.
                         fill.step = Step::Idle(cx.now + PASS_AGAIN);
@@ -246,9 +246,15 @@ impl Replica {
             self.heartbeats.ask(cx.now, &self.config);
         }
         let busy = self.fills_busy();
-        ready.sort_unstable(); // fewest copies first
+        // Fewest copies first.
+        ready.sort_by_key(|pg| {
+            (
+                !self.is_at_last_copy(*pg),
+                self.groups.complete_members(*pg),
+            )
+        });
         let free = self.fills_max().saturating_sub(busy);
-        for (_, pg) in ready.into_iter().take(free) {
+        for pg in ready.into_iter().take(free) {
             self.ask_page(cx, pg);
         }
         Ok(())

@@ -216,7 +216,7 @@ impl Replica {
         self.stores = ok.stores.into_iter().collect();
         self.is_paused = ok.repair_paused;
         self.wants.set_rate(ok.repair_rate);
-        self.orders = ok.repair;
+        self.orders.clone_from(&ok.repair);
         self.rejoin.noted(ok.repair.is_rejoin_noted);
         if let Some(length) = ok.lease {
             self.lease.grant(sent.at, length);

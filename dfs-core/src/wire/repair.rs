@@ -52,12 +52,14 @@ pub struct StoreRepair {
 }
 
 /// The part of a heartbeat's answer that is about repair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RepairOrders {
     /// Copy as fast as can be: programs may wait.
     pub is_boosted: bool,
     /// The report of this run's return is noted.
     pub is_rejoin_noted: bool,
+    /// Groups that the store copies of which one other complete copy is alive at most.
+    pub last_copies: Vec<PgId>,
 }
 
 /// What a repair waited for.

@@ -2,6 +2,7 @@
 //! was not told the newest commits for some seconds.
 use super::leading::Leading;
 use super::machine::Master;
+use crate::master::state::PgState;
 use crate::types::{LogIndex, PgId, StoreId, Time};
 use crate::wire::master::StoreLacks;
 use std::collections::{BTreeMap, VecDeque};
@@ -89,6 +90,25 @@ impl Leading {
 }
 
 impl Master {
+    /// Groups that the store is to fill, or lacks objects of, while at most one other member that holds
+    /// everything is alive: these it copies first.
+    pub(super) fn last_copies(&self, store: StoreId) -> Vec<PgId> {
+        let Some(leading) = self.leading.as_deref() else {
+            return Vec::new();
+        };
+        let is_short = |(pg, state): &(PgId, &PgState)| {
+            let is_filled = state.info.filling.contains(&store);
+            let lacks = state.info.members.contains(&store) && !leading.has_all(store, *pg);
+            let is_source = |m: &StoreId| *m != store && !leading.stores.down.contains_key(m);
+            (is_filled || lacks) && state.complete().filter(is_source).count() <= 1
+        };
+        self.state
+            .pgs()
+            .filter(is_short)
+            .map(|(pg, _)| pg)
+            .collect()
+    }
+
     /// The store was not told what it must know by now, or is far behind.
     pub(super) fn is_behind(&self, leading: &Leading, cursor: LogIndex) -> bool {
         let behind = self.state.applied().index.0.saturating_sub(cursor.0);

@@ -11,7 +11,9 @@ use super::machine::{Master, refusal};
 use super::placing::SlowWatch;
 use super::reads::broken;
 use crate::master::command::Command;
-use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, PgPhase, StoreId, Time};
+use crate::types::{
+    Epoch, Incarnation, Ino, LogIndex, NodeId, OpId, PgId, PgPhase, StoreId, Term, Time,
+};
 use crate::wire::master::{Heartbeat, HeartbeatOk, MasterResponse, StoreLoad};
 use crate::wire::repair::{FillCount, RepairOrders};
 use crate::wire::rpc::{ConnId, ReplyTo};
@@ -346,7 +348,8 @@ impl Master {
         }
         Ok(MasterResponse::Heartbeat(Box::new(HeartbeatOk {
             sent_at: hb.sent_at,
-            term: self.raft.term(),
+            // Of a higher one this node may have heard already, which it does not lead.
+            term: self.leading.as_ref().map_or(Term(0), |l| l.term),
             lease,
             map,
             notes,
@@ -362,6 +365,7 @@ impl Master {
             repair: RepairOrders {
                 is_boosted,
                 is_rejoin_noted,
+                last_copies: self.last_copies(hb.store),
             },
             trimmed: self.state.notes_trimmed().map_err(broken)?,
             is_told_all: notes_upto >= self.state.applied().index,

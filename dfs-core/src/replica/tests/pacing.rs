@@ -94,6 +94,16 @@ fn regression_nothing_rests_while_a_group_that_is_filled_is_at_its_last_copy() {
 }
 
 #[test]
+fn regression_nothing_rests_while_the_master_says_that_the_others_are_down() {
+    let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
+    rig.answer(|ok| ok.repair.last_copies = vec![PG]);
+    for _ in 0..3 {
+        let _ = rig.stamp(INO, 2);
+        assert_eq!(round(&mut rig, 10).len(), 4);
+    }
+}
+
+#[test]
 fn regression_what_notes_named_does_not_wait_behind_copies_that_rest() {
     let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
     with_clients(&mut rig);

@@ -1,6 +1,6 @@
 //! Which copies count, who is silent, and which news a store missed.
 use super::*;
-use crate::types::PgId;
+use crate::types::{PgId, PgInfo};
 use crate::wire::master::ClusterStatus;
 
 fn four() -> Bench {
@@ -92,4 +92,41 @@ fn regression_a_late_heartbeat_does_not_make_a_store_be_filled_again() {
     bench.late_heartbeat(StoreId(3));
     bench.run_for(2_000);
     assert!(!bench.was_refilled(StoreId(3)));
+}
+
+#[test]
+fn regression_a_store_is_told_which_of_the_groups_it_copies_are_at_their_last_live_copy() {
+    let told = |b: &Bench| {
+        let stores = [StoreId(1), StoreId(2)];
+        stores.map(|store| b.leader().last_copies(store).len())
+    };
+    let mut bench = four();
+    bench.mute(StoreId(3));
+    bench.run_until("it is repaired", |b| b.count(PgPhase::Copying) > 0);
+    assert_eq!(told(&bench), [0, 0], "another is there");
+    let mut bench = four();
+    bench.mute(StoreId(3));
+    bench.mute(StoreId(4));
+    // Nobody replaces the second of the two: as the map says, two copies are complete.
+    bench.run_until("told", |b| told(b).iter().all(|groups| *groups > 0));
+    let two = |b: &Bench| {
+        let filling = |pg: &&PgInfo| pg.phase == PgPhase::Copying && pg.filling.len() == 1;
+        b.leader().state().map().pgs.iter().filter(filling).count()
+    };
+    bench.run_until("one is filled", |b| two(b) > 0);
+    // What lacks objects copies too.
+    let mut bench = four();
+    bench.mute(StoreId(3));
+    bench.mute(StoreId(4));
+    bench.run_for(20_000);
+    assert_eq!(told(&bench), [0, 0], "nothing is copied");
+    let (pg, _) = bench
+        .leader()
+        .state()
+        .pgs()
+        .find(|(_, state)| state.info.members.contains(&StoreId(2)))
+        .unwrap();
+    bench.set_lacks(StoreId(2), vec![(pg, 3)]);
+    bench.run_for(1_000);
+    assert_eq!(told(&bench), [0, 1]);
 }
