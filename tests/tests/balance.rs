@@ -13,6 +13,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const FILE: usize = 100_000;
 /// Milliseconds by which each operation of the slow disk takes longer: some hundred times.
 const SLOW_MS: u32 = 60;
+/// From so many files on percentiles say something.
+const FULL: u64 = 1000;
 
 fn stores(cluster: &Cluster) -> Vec<Value> {
     let status = cluster.status().unwrap_or_default();
@@ -59,6 +61,23 @@ fn measure(cluster: &Cluster, dir: &str, files: u64) -> (f64, f64) {
     (writes, reads)
 }
 
+/// Starts a node again, with or without a slow disk.
+fn restart(cluster: &Cluster, node: u8, slow_ms: u32) {
+    let config =
+        format!("[store]\ntest_slow_disk_ms = {slow_ms}\n[repair]\ndelete_grace_ms = 2000\n");
+    let own = cluster.dev_dir().join(format!("node{node}.toml"));
+    std::fs::write(own, config).unwrap();
+    cluster.kill(node).unwrap();
+    cluster.restart(node).unwrap();
+    cluster.wait_health("HEALTHY", 60 * SECOND).unwrap();
+}
+
+/// The middle one of an odd number.
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
 #[test]
 fn reads_spread_over_the_replicas_and_a_slow_disk_costs_little() {
     if !fuse_or_skip("balance in use") {
@@ -66,47 +85,66 @@ fn reads_spread_over_the_replicas_and_a_slow_disk_costs_little() {
     }
     let _alone = exclusive();
     let files = number("DFS_BALANCE_ROUNDS", 150) as u64;
+    let is_full = files >= FULL;
     let cluster = Cluster::start(5).unwrap();
-    let (writes, reads) = measure(&cluster, "before", files);
-    wait_for("stores told what was read", 10 * SECOND, || {
-        read_bytes(&cluster).iter().sum::<u64>() >= files * FILE as u64
-    })
-    .unwrap();
-    let served = read_bytes(&cluster);
-    let mean = served.iter().sum::<u64>() as f64 / served.len() as f64;
-    let most = *served.iter().max().unwrap() as f64 / mean;
-    // Of few files, chance alone puts many more on one node now and then.
-    let bound = if files >= 1000 { 1.5 } else { 2.5 };
-    assert!(most <= bound, "{served:?}: {most:.2} times the mean");
-
     // A node that does not lead gets a slow disk.
     let leader = cluster.leader().unwrap();
     let slow = if leader == 5 { 4 } else { 5 };
-    let config =
-        format!("[store]\ntest_slow_disk_ms = {SLOW_MS}\n[repair]\ndelete_grace_ms = 2000\n");
-    let own = cluster.dev_dir().join(format!("node{slow}.toml"));
-    std::fs::write(own, config).unwrap();
-    cluster.kill(slow).unwrap();
-    cluster.restart(slow).unwrap();
-    cluster.wait_health("HEALTHY", 60 * SECOND).unwrap();
-    let (slow_writes, slow_reads) = measure(&cluster, "slow", files);
-    let marked = || {
-        stores(&cluster)
-            .iter()
-            .filter(|s| s["slow"] == true)
-            .count()
-            == 1
+    let mut well = Vec::new();
+    let mut slowed = Vec::new();
+    let mut most = 0.0;
+    // Times of a busy machine vary by themselves: well and slow in turn.
+    for round in 0..if is_full { 5 } else { 1 } {
+        well.push(measure(&cluster, &format!("well{round}"), files));
+        if round == 0 {
+            most = unevenness(&cluster, files);
+        }
+        restart(&cluster, slow, SLOW_MS);
+        slowed.push(measure(&cluster, &format!("slow{round}"), files));
+        let marked = || {
+            stores(&cluster)
+                .iter()
+                .filter(|s| s["slow"] == true)
+                .count()
+                == 1
+        };
+        wait_for("one node is marked", 20 * SECOND, marked).unwrap();
+        assert!(cluster.tools(&["status"]).unwrap().contains("SLOW"));
+        if is_full {
+            restart(&cluster, slow, 0);
+        }
+    }
+    let medians = |of: &[(f64, f64)]| {
+        let writes = median(of.iter().map(|m| m.0).collect());
+        (writes, median(of.iter().map(|m| m.1).collect()))
     };
-    wait_for("one node is marked", 20 * SECOND, marked).unwrap();
-    assert!(cluster.tools(&["status"]).unwrap().contains("SLOW"));
+    let ((writes, reads), (slow_writes, slow_reads)) = (medians(&well), medians(&slowed));
     println!(
-        "figures: reads of one node at most {most:.2} times the mean; p99 of writes {writes:.1} ms, {slow_writes:.1} ms with a slow disk; of cold reads {reads:.1} ms, {slow_reads:.1} ms"
+        "\nfigures: reads of one node at most {most:.2} times the mean; p99 of writes {writes:.1} ms, {slow_writes:.1} ms with a slow disk; of cold reads {reads:.1} ms, {slow_reads:.1} ms (medians of {} rounds)",
+        well.len()
     );
-    // Times of a busy machine vary by themselves; a slow disk in the way would cost several times its delay.
-    let bound = |before: f64| before.mul_add(1.5, f64::from(SLOW_MS) / 2.0);
-    assert!(
-        slow_writes <= bound(writes),
-        "{writes} ms became {slow_writes}"
-    );
-    assert!(slow_reads <= bound(reads), "{reads} ms became {slow_reads}");
+    // A slow disk in the way would cost several times its delay.
+    let more = if is_full {
+        0.0
+    } else {
+        f64::from(SLOW_MS) / 2.0
+    };
+    let bound = |before: f64| before.mul_add(1.5, more);
+    assert!(slow_writes <= bound(writes), "{well:?} became {slowed:?}");
+    assert!(slow_reads <= bound(reads), "{well:?} became {slowed:?}");
+}
+
+/// How many times the mean one node has served, of `files` files that were read. Of few files, chance
+/// alone puts many more on one node now and then.
+fn unevenness(cluster: &Cluster, files: u64) -> f64 {
+    wait_for("stores told what was read", 10 * SECOND, || {
+        read_bytes(cluster).iter().sum::<u64>() >= files * FILE as u64
+    })
+    .unwrap();
+    let served = read_bytes(cluster);
+    let mean = served.iter().sum::<u64>() as f64 / served.len() as f64;
+    let most = *served.iter().max().unwrap() as f64 / mean;
+    let bound = if files >= FULL { 1.5 } else { 2.5 };
+    assert!(most <= bound, "{served:?}: {most:.2} times the mean");
+    most
 }
