@@ -49,7 +49,7 @@ fn a_source_tree_survives_the_way_in_and_out_and_a_purge_removes_its_bytes() {
     let mut left = u64::MAX;
     let gone = wait_for(
         "bytes gone from every data directory",
-        // Half a minute of it is the grace of deletions; other programs are busy beside.
+        // Other programs are busy beside.
         Duration::from_secs(300),
         || {
             left = objects_left(&cluster);
