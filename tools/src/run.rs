@@ -13,6 +13,10 @@ use std::process::ExitCode;
 pub fn run(cli: Cli) -> ExitCode {
     start_log();
     let result = match &cli.command {
+        Command::Dev(_) if cli.global.cluster.is_some() => {
+            let words = "`dev` takes no --cluster: name its directory by DFS_DEV_DIR".to_owned();
+            Err(ToolError::Usage(words).into())
+        }
         Command::Dev(command) => {
             let mut out = Out::stdout(cli.global.json);
             dev::run(command, &mut out).and_then(|()| out.flush())

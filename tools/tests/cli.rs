@@ -54,6 +54,8 @@ fn without_a_cluster_it_says_how_to_name_or_start_one() {
     assert!(code != 0 && err.contains("dev up"), "{code} {err}");
     let (code, _, err) = run(dir.path(), &["dev", "status"]);
     assert!(code == 3 && err.contains("dev up"), "{code} {err}");
+    let (code, _, err) = run(dir.path(), &["dev", "status", "--cluster", "elsewhere"]);
+    assert!(code == 2 && err.contains("DFS_DEV_DIR"), "{code} {err}");
 }
 
 #[test]
