@@ -60,11 +60,24 @@ pub enum DiscoverError {
     Key(#[from] KeyError),
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What `client.toml` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ClientToml {
-    cluster: Vec<String>,
-    key_file: Option<PathBuf>,
+pub struct ClientToml {
+    /// Addresses of daemons.
+    pub cluster: Vec<String>,
+    /// File with the cluster key.
+    pub key_file: Option<PathBuf>,
+}
+
+impl ClientToml {
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// Line and reason, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
+    }
 }
 
 /// What the environment says; apart so that tests need not change it.
@@ -166,9 +179,7 @@ fn client_toml(path: &Path) -> Result<Option<ClientToml>, DiscoverError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(wrong(e.to_string())),
     };
-    toml::from_str(&text)
-        .map(Some)
-        .map_err(|e| wrong(e.to_string()))
+    ClientToml::parse(&text).map(Some).map_err(wrong)
 }
 
 fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<SocketAddr>, DiscoverError> {

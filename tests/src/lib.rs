@@ -1,5 +1,7 @@
 //! Harness and scenarios: real processes under [`proc`], what looks inside them or stands between
-//! them under [`inside`], the deterministic simulator under [`sim`].
+//! them under [`inside`], the deterministic simulator under [`sim`], any bytes to all decoders under
+//! [`fuzz`].
+pub mod fuzz;
 pub mod inside;
 pub mod proc;
 pub mod sim;

@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dfs_tests::fuzz::gossip::sealed_datagram(data));
