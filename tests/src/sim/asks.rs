@@ -1,7 +1,7 @@
 //! Requests to the master: repeated until answered, or until the deadline; a mutation always under
 //! the same op-id, and never called failed or done when that is not known.
+use super::bugs::Bug;
 use super::client::{CallKind, Client, ClientTimer, Cx};
-use super::settings::Bug;
 use bytes::Bytes;
 use dfs_core::types::{ClientId, Ino, OpId};
 use dfs_core::wire::{

@@ -347,10 +347,7 @@ impl Client {
     fn on_push(&mut self, conn: ConnId, push: Push, cx: &mut Cx<'_>) {
         match push {
             Push::Invalidate { seq, touched, .. } => {
-                if !cx
-                    .plan
-                    .has(super::settings::Bug::ClientIgnoresInvalidations)
-                {
+                if !cx.plan.has(super::bugs::Bug::ClientIgnoresInvalidations) {
                     self.cache_epoch += 1;
                     let hit = |c: &CachedName| {
                         touched

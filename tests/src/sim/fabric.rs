@@ -3,14 +3,16 @@
 //! Events run in the order of (time, number). All randomness of a run comes from the one generator
 //! here, so a seed decides everything.
 use super::network::{Conn, End, NET_LANES, Net, Packet};
+use super::reports::Reports;
 use super::trace::Trace;
+use super::votes::Votes;
 use super::{client::ClientTimer, faults::Fault, node::NodeTimer};
-use dfs_core::types::{ObjectId, Time};
+use dfs_core::types::{ObjectId, OpId, Time};
 use dfs_core::wire::Request;
 use dfs_core::wire::rpc::ConnId;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Something that happens.
@@ -57,6 +59,10 @@ pub(super) struct Fabric {
     pub events: u64,
     /// Since this was last looked at.
     pub fetched: Vec<Fetched>,
+    pub votes: Votes,
+    pub reports: Reports,
+    /// Ops that a leader has seen, for a planted bug.
+    pub decided: BTreeSet<OpId>,
     conns: BTreeMap<ConnId, Conn>,
     queue: BTreeMap<(Time, u64), Ev>,
     counter: u64,
@@ -72,6 +78,9 @@ impl Fabric {
             failure: None,
             events: 0,
             fetched: Vec::new(),
+            votes: Votes::default(),
+            reports: Reports::default(),
+            decided: BTreeSet::new(),
             conns: BTreeMap::new(),
             queue: BTreeMap::new(),
             counter: 0,

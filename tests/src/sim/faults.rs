@@ -1,18 +1,20 @@
-//! The nemesis: what goes wrong, when, and for how long.
-use super::fabric::{Ev, Fabric};
-use super::network::{CLIENTS, End, NODES};
+//! The nemesis: makes the planned faults happen, and ends them.
+use super::fabric::Ev;
+use super::fault_plan::{FaultPlan, Hit, Victim};
+use super::network::{End, NODES};
 use super::node::NodeTimer;
-use super::settings::node_id;
+use super::settings::{Settings, node_id, store_id};
 use super::world::World;
+use dfs_core::types::ChunkNo;
 use dfs_core::wire::node::MemberState;
-use rand::Rng;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Something that goes wrong, or its end.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
-    /// Chooses the next one.
-    Next,
+    /// A fault of the plan, by its number.
+    Planned(usize),
     Start(usize),
     Resume(usize, u64),
     /// Cuts end; the number is of the last ones.
@@ -23,65 +25,43 @@ pub(super) enum Fault {
     Replace(usize),
 }
 
-/// What a run's nemesis likes to do: weights.
-#[derive(Debug, Clone)]
+/// What a run's nemesis does.
+#[derive(Debug)]
 pub(super) struct Nemesis {
-    weights: [u32; KINDS],
-    pause_ms: (u64, u64),
+    pub plan: FaultPlan,
+    /// Faults left out.
+    without: BTreeSet<usize>,
     cuts: u64,
 }
 
-const KINDS: usize = 12;
-
 impl Nemesis {
-    pub fn draw(fx: &mut Fabric) -> Self {
-        let mut weights = [0; KINDS];
-        for weight in &mut weights {
-            *weight = if fx.chance(0.6) {
-                fx.rng.random_range(1..10)
-            } else {
-                0
-            };
-        }
-        // A run in which nothing goes wrong is seldom of use.
-        if weights.iter().all(|w| *w == 0) {
-            weights[0] = 1;
-        }
-        let often = fx.rng.random_range(200..1500);
+    pub fn new(settings: &Settings) -> Self {
         Self {
-            weights,
-            pause_ms: (often / 4, often * 2),
+            plan: FaultPlan::draw(settings.seed),
+            without: settings.without.clone(),
             cuts: 0,
         }
-    }
-
-    fn choose(&self, fx: &mut Fabric) -> usize {
-        let mut at = fx.rng.random_range(0..self.weights.iter().sum::<u32>());
-        for (kind, weight) in self.weights.iter().enumerate() {
-            if at < *weight {
-                return kind;
-            }
-            at -= weight;
-        }
-        0
     }
 }
 
 impl World {
-    pub(super) fn plan_fault(&mut self) {
-        let (from, to) = self.nemesis.pause_ms;
-        let pause = self.fx.ms(from, to);
-        self.fx.after(pause, Ev::Fault(Fault::Next));
+    /// Chaos begins now.
+    pub(super) fn plan_faults(&mut self) {
+        for (number, fault) in self.nemesis.plan.faults.iter().enumerate() {
+            if !self.nemesis.without.contains(&number) {
+                self.fx.after(fault.at, Ev::Fault(Fault::Planned(number)));
+            }
+        }
     }
 
     pub(super) fn on_fault(&mut self, fault: Fault) {
         match fault {
-            Fault::Next if self.is_chaos() => {
-                let kind = self.nemesis.choose(&mut self.fx);
-                self.break_something(kind);
-                self.plan_fault();
+            Fault::Planned(number) if self.is_chaos() => {
+                let hit = self.nemesis.plan.faults[number].hit.clone();
+                self.say(format_args!("fault {number}: {hit:?}"));
+                self.strike(hit);
             }
-            Fault::Next => {}
+            Fault::Planned(_) => {}
             Fault::Start(node) => self.start_node(node),
             Fault::Resume(node, pauses) => {
                 if self.nodes[node].pauses == pauses {
@@ -107,81 +87,114 @@ impl World {
         }
     }
 
-    /// The leader, more often than chance would have it.
-    fn victim(&mut self) -> usize {
-        let any = self.fx.pick(NODES);
-        match self.leader() {
-            Some(leader) if self.fx.chance(0.4) => leader,
-            _ => any,
+    fn who(&self, victim: Victim) -> usize {
+        let leader = self.leader().filter(|_| victim.or_leader);
+        leader.unwrap_or(victim.node)
+    }
+
+    fn strike(&mut self, hit: Hit) {
+        match hit {
+            Hit::Crash {
+                victim,
+                kills,
+                lasts,
+            } => self.crash_for(self.who(victim), kills, lasts),
+            Hit::PowerCut { nodes } => {
+                for (node, lasts) in nodes {
+                    self.crash_for(node, false, lasts);
+                }
+            }
+            Hit::Pause { victim, lasts } => {
+                let node = self.who(victim);
+                let pauses = self.nodes[node].pause();
+                self.fx.after(lasts, Ev::Fault(Fault::Resume(node, pauses)));
+            }
+            Hit::SlowDisks { disks, lasts } => {
+                for (node, factor) in disks {
+                    self.nodes[node].disk_slow = factor;
+                    self.fx.after(lasts, Ev::Fault(Fault::DiskWell(node)));
+                }
+            }
+            Hit::StepClock { victim, by_s } => {
+                let node = self.who(victim);
+                self.nodes[node].clock.step_wall(by_s * 1_000_000_000);
+                self.rumour(node, MemberState::Down);
+            }
+            Hit::FailSync { victim, lasts } => {
+                let node = self.who(victim);
+                self.nodes[node].fail_sync();
+                self.fx.after(lasts, Ev::Fault(Fault::Replace(node)));
+            }
+            of_the_network => self.strike_network(of_the_network),
         }
     }
 
-    fn break_something(&mut self, kind: usize) {
-        let victim = self.victim();
-        match kind {
-            0 => self.crash_for(victim, false, (100, 8_000)),
-            1 => self.crash_for(victim, true, (20, 3_000)),
-            2 => {
-                let share = if self.fx.chance(0.5) { 1.0 } else { 0.6 };
-                for node in 0..NODES {
-                    if self.fx.chance(share) {
-                        self.crash_for(node, false, (50, 2_500));
-                    }
-                }
+    fn strike_network(&mut self, hit: Hit) {
+        match hit {
+            Hit::Partition {
+                sides,
+                one_way,
+                lasts,
+            } => {
+                self.partition(&sides, one_way);
+                self.uncut_after(lasts);
             }
-            3 => self.partition(),
-            4 => self.isolate(victim),
-            5 => {
-                let (a, b) = (self.fx.pick(NODES), self.fx.pick(NODES + CLIENTS));
+            Hit::Isolate {
+                victim,
+                to,
+                from,
+                clients,
+                lasts,
+            } => {
+                self.isolate(self.who(victim), (to, from), clients);
+                self.uncut_after(lasts);
+            }
+            Hit::Cut {
+                from,
+                to,
+                both,
+                lasts,
+            } => {
                 let ends: Vec<End> = End::all().collect();
-                let both = self.fx.chance(0.5);
-                self.fx.net.set_cut(ends[a], ends[b], true);
-                self.fx.net.set_cut(ends[b], ends[a], both);
-                self.uncut_later();
+                self.fx.net.set_cut(ends[from], ends[to], true);
+                self.fx.net.set_cut(ends[to], ends[from], both);
+                self.uncut_after(lasts);
             }
-            6 => {
-                let pauses = self.nodes[victim].pause();
-                let pause = self.fx.ms(50, 6_000);
-                self.say(format_args!("node {victim} is paused"));
-                self.fx
-                    .after(pause, Ev::Fault(Fault::Resume(victim, pauses)));
+            Hit::SlowNet {
+                victim,
+                extra_us,
+                lasts,
+            } => {
+                self.fx.net.slow = Some((End::Node(self.who(victim)), extra_us));
+                self.fx.after(lasts, Ev::Fault(Fault::NetWell));
             }
-            7 => {
-                // One disk, or many on one device that is slow.
-                let share = if self.fx.chance(0.5) { 0.0 } else { 0.7 };
-                for node in 0..NODES {
-                    if node == victim || self.fx.chance(share) {
-                        self.nodes[node].disk_slow = self.fx.rng.random_range(3..80);
-                        let pause = self.fx.ms(500, 5_000);
-                        self.fx.after(pause, Ev::Fault(Fault::DiskWell(node)));
-                    }
+            Hit::Strand {
+                nodes,
+                client,
+                lasts,
+            } => self.strand(nodes, client, lasts),
+            Hit::StrandMembers {
+                back,
+                spared,
+                client,
+                lasts,
+            } => {
+                if let Some(nodes) = self.members_of_recent(back, spared) {
+                    self.strand(nodes, client, lasts);
                 }
             }
-            8 => {
-                let extra = self.fx.rng.random_range(5_000..1_500_000);
-                self.fx.net.slow = Some((End::Node(victim), extra));
-                let pause = self.fx.ms(500, 4_000);
-                self.fx.after(pause, Ev::Fault(Fault::NetWell));
-            }
-            9 => {
-                let by = self.fx.rng.random_range(-5_000..5_000) * 1_000_000_000;
-                self.nodes[victim].clock.step_wall(by);
-                self.rumour(victim, MemberState::Down);
-            }
-            10 => self.strand(),
-            _ => {
-                self.say(format_args!("node {victim}: the next sync fails"));
-                self.nodes[victim].fail_sync();
-                let pause = self.fx.ms(500, 3_000);
-                self.fx.after(pause, Ev::Fault(Fault::Replace(victim)));
-            }
+            Hit::Crash { .. }
+            | Hit::PowerCut { .. }
+            | Hit::Pause { .. }
+            | Hit::SlowDisks { .. }
+            | Hit::StepClock { .. }
+            | Hit::FailSync { .. } => unreachable!("it is of a node"),
         }
     }
 
-    fn crash_for(&mut self, node: usize, kills: bool, (from, to): (u64, u64)) {
+    fn crash_for(&mut self, node: usize, kills: bool, lasts: Duration) {
         self.stop_node(node, kills);
-        let pause = self.fx.ms(from, to);
-        self.fx.after(pause, Ev::Fault(Fault::Start(node)));
+        self.fx.after(lasts, Ev::Fault(Fault::Start(node)));
     }
 
     pub(super) fn stop_node(&mut self, node: usize, kills: bool) {
@@ -213,11 +226,7 @@ impl World {
         }
     }
 
-    /// Two sides that do not hear each other; sometimes only in one direction.
-    fn partition(&mut self) {
-        let sides: Vec<bool> = End::all().map(|_| self.fx.chance(0.5)).collect();
-        let one_way = self.fx.chance(0.2);
-        self.say(format_args!("partition {sides:?}, one way {one_way}"));
+    fn partition(&mut self, sides: &[bool], one_way: bool) {
         for a in End::all() {
             for b in End::all() {
                 let (left, right) = (sides[a.number()], sides[b.number()]);
@@ -226,36 +235,18 @@ impl World {
                 }
             }
         }
-        self.uncut_later();
     }
 
-    /// A node that the other nodes do not hear, or that does not hear them; clients may.
-    fn isolate(&mut self, victim: usize) {
-        let (to, from) = (self.fx.chance(0.7), self.fx.chance(0.7));
-        let clients = self.fx.chance(0.5);
-        self.say(format_args!(
-            "node {victim} is isolated, to {to}, from {from}, {clients}"
-        ));
+    fn isolate(&mut self, node: usize, (to, from): (bool, bool), clients: bool) {
         for other in End::all() {
             if matches!(other, End::Node(_)) || clients {
-                self.fx.net.set_cut(other, End::Node(victim), to);
-                self.fx.net.set_cut(End::Node(victim), other, from);
+                self.fx.net.set_cut(other, End::Node(node), to);
+                self.fx.net.set_cut(End::Node(node), other, from);
             }
         }
-        self.uncut_later();
     }
 
-    /// Two nodes and a client are left among themselves for long: long enough for others to take
-    /// over their groups.
-    fn strand(&mut self) {
-        let (a, b, client) = (
-            self.fx.pick(NODES),
-            self.fx.pick(NODES),
-            self.fx.pick(CLIENTS),
-        );
-        self.say(format_args!(
-            "nodes {a} and {b} and client {client} are stranded"
-        ));
+    fn strand(&mut self, (a, b): (usize, usize), client: usize, lasts: Duration) {
         let is_in =
             |end: End| end == End::Client(client) || end == End::Node(a) || end == End::Node(b);
         for x in End::all() {
@@ -265,21 +256,21 @@ impl World {
                 }
             }
         }
-        self.uncut_in(6_000, 12_000);
+        self.uncut_after(lasts);
     }
 
-    fn uncut_later(&mut self) {
-        let (from, to) = if self.fx.chance(0.2) {
-            (6_000, 14_000)
-        } else {
-            (100, 6_000)
-        };
-        self.uncut_in(from, to);
-    }
-
-    fn uncut_in(&mut self, from: u64, to: u64) {
-        let pause = self.fx.ms(from, to);
-        self.uncut_after(pause);
+    /// Two members of the home group of one of the last files.
+    fn members_of_recent(&self, back: usize, spared: usize) -> Option<(usize, usize)> {
+        let created = &self.oracle.created;
+        let ino = created.iter().rev().nth(back).or(created.last())?;
+        let state = self.state_of(self.leader()?)?;
+        let (_, info) = state.map().of_chunk(*ino, ChunkNo::HOME);
+        let mut members = info?.members.clone();
+        if spared < members.len() {
+            members.remove(spared);
+        }
+        let node = |at: usize| (0..NODES).find(|node| members.get(at) == Some(&store_id(*node)));
+        Some((node(0)?, node(1)?))
     }
 
     pub(super) fn uncut_after(&mut self, pause: Duration) {

@@ -1,9 +1,9 @@
 //! A worker's get: a layout, known or asked for, the map, then the get machine.
 use super::asks::{AskError, Purpose, What};
+use super::bugs::Bug;
 use super::client::{CallKind, Client, Cx};
 use super::jobs::{Job, META};
 use super::oracle::{CHUNKS, Content, SLOT, bytes_of};
-use super::settings::Bug;
 use bytes::Bytes;
 use dfs_core::client::get::{
     GetAction, GetDone, GetError, GetEvent, GetMachine, GetSpec, Piece, ReadAnswer, Resolved,

@@ -15,14 +15,19 @@
 //! | `fabric`, `network`, `clock`, `trace` | events, time, packets |
 //! | `node`, `node_work`, `node_disk`, `node_calls`, `daemon` | a machine and its daemon |
 //! | `client`, `contact`, `asks`, `jobs`, `puts`, `gets` | a client |
-//! | `workload`, `faults`, `world` | what happens |
-//! | `oracle`, `linear`, `audit` | what must be true |
+//! | `workload`, `fault_plan`, `faults`, `world` | what happens |
+//! | `oracle`, `linear`, `audit`, `acks`, `fences`, `reports`, `votes` | what must be true |
 //! | `failover`, `failover_watch`, `failover_left` | a leader lost at a step of a repair, a rejoin, a drain, a rebalance |
-//! | `settings`, `planted` | who takes part, planted bugs |
+//! | `settings` | who takes part |
+//! | `bugs`, `planted`, `planted_leader` | planted bugs |
+//! | `shrink`, `cli` | the faults that a failing seed needs; the program `sim` |
 //!
 //! Not simulated: gossip itself, the file layer's write buffer and caches, TLS, disk rot.
+mod acks;
 mod asks;
 mod audit;
+mod bugs;
+pub mod cli;
 mod client;
 mod clock;
 mod contact;
@@ -31,7 +36,9 @@ mod fabric;
 pub mod failover;
 mod failover_left;
 mod failover_watch;
+mod fault_plan;
 mod faults;
+mod fences;
 mod gets;
 mod jobs;
 mod linear;
@@ -42,14 +49,19 @@ mod node_disk;
 mod node_work;
 mod oracle;
 mod planted;
+mod planted_leader;
 mod puts;
+mod reports;
 mod settings;
+pub mod shrink;
 mod trace;
+mod votes;
 mod workload;
 mod world;
 
+pub use bugs::Bug;
 pub use oracle::Counts;
-pub use settings::{Bug, Settings};
+pub use settings::Settings;
 pub use world::Report;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,14 +72,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// The first broken promise, or the words of a machine's own assertion, with the command that
 /// repeats it.
 pub fn run(settings: Settings) -> Result<Report, String> {
-    let test = match settings.failover {
-        Some(failover) => format!("failover # {failover}"),
-        None => "sim".to_owned(),
-    };
-    let repeat = format!(
-        "seed {}; repeat with DFS_SEED={} cargo test -p dfs-tests --test {test}",
-        settings.seed, settings.seed
-    );
+    let repeat = format!("seed {}; repeat with {}", settings.seed, settings.command());
     let result = catch_unwind(AssertUnwindSafe(|| world::World::new(&settings).run()));
     match result {
         Ok(result) => result.map_err(|e| format!("{e}\n{repeat}")),
@@ -77,4 +82,17 @@ pub fn run(settings: Settings) -> Result<Report, String> {
             Err(format!("panic: {}\n{repeat}", text.unwrap_or_default()))
         }
     }
+}
+
+/// What goes wrong in a run, by number, left out or not; nothing in one with a failover.
+#[must_use]
+pub fn planned(settings: &Settings) -> Vec<String> {
+    if settings.failover.is_some() {
+        return Vec::new();
+    }
+    let plan = fault_plan::FaultPlan::draw(settings.seed);
+    let faults = plan.faults.iter();
+    faults
+        .map(|fault| format!("{:.3} s: {:?}", fault.at.as_secs_f64(), fault.hit))
+        .collect()
 }

@@ -7,8 +7,9 @@ use super::clock::Clock;
 use super::daemon::Daemon;
 use super::fabric::{Ev, Fabric};
 use super::network::{End, Packet};
+use super::planted::{Planted, tamper_with_rows};
 use super::settings::{Plan, addr_of, node_id, store_id};
-use dfs_core::consensus::{RaftLog, SnapshotMeta};
+use dfs_core::consensus::{HardState, RaftLog, SnapshotMeta};
 use dfs_core::replica::VotingNow;
 use dfs_core::store::{MemBase, ObjectStore, SimDisk, StoreMeta};
 use dfs_core::types::{Incarnation, NodeId, RaftId};
@@ -68,6 +69,9 @@ pub(super) struct Node {
     meta: StoreMeta,
     incarnation: Incarnation,
     had_sync_failure: bool,
+    pub planted: Planted,
+    /// A stamp that was asked for as a probe was told.
+    pub probed: bool,
 }
 
 impl Node {
@@ -93,6 +97,8 @@ impl Node {
             meta,
             incarnation: Incarnation(0),
             had_sync_failure: false,
+            planted: Planted::default(),
+            probed: false,
         }
     }
 
@@ -113,6 +119,10 @@ impl Node {
         )
         .map_err(|e| e.to_string())?;
         self.raft_id = Some(id);
+        self.planted.promise = HardState {
+            term: base.term,
+            ..HardState::default()
+        };
         self.master_bases.insert(id, MemBase::new());
         Ok(())
     }
@@ -155,7 +165,8 @@ impl Node {
         let base = Arc::new(self.store_base.clone());
         let disk = Arc::new(self.disk.clone());
         let opened = ObjectStore::open(disk, base, &self.meta, self.plan.store_options());
-        let (store, writer) = opened.map_err(|e| format!("store: {e}"))?;
+        let (mut store, mut writer) = opened.map_err(|e| format!("store: {e}"))?;
+        tamper_with_rows(&self.plan, &mut store, &mut writer)?;
         let mut config = self.plan.replica_config(self.index, self.incarnation);
         config.voting = self.voting.clone();
         let mut daemon = Daemon::new(config, self.clock.local(fx.now), store, writer)?;

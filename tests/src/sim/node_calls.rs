@@ -10,7 +10,9 @@ use super::node_work::join;
 use super::settings::{addr_of, node_at};
 use bytes::Bytes;
 use dfs_core::wire::rpc::{Call, CallTarget, ConnId};
-use dfs_core::wire::{ErrorClass, ErrorCode, ReplicaRequest, Request, Response, WireError};
+use dfs_core::wire::{
+    ErrorClass, ErrorCode, MasterRequest, ReplicaRequest, Request, Response, WireError,
+};
 use std::time::Duration;
 
 /// One attempt.
@@ -19,6 +21,11 @@ const ATTEMPT: Duration = Duration::from_millis(1000);
 impl Node {
     pub(super) fn call(&mut self, caller: Caller, mut call: Call, fx: &mut Fabric) {
         self.tamper_with_call(&mut call.request, fx);
+        if let Request::Master(MasterRequest::Heartbeat(hb)) = &call.request
+            && let Err(what) = fx.reports.said(hb, self.run)
+        {
+            fx.fail(what);
+        }
         let id = fx.id();
         let until = fx.now + ATTEMPT;
         let call = OutCall {

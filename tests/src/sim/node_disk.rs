@@ -1,8 +1,9 @@
 //! A node's storage threads: each takes everything that waits into one commit, and reports in order.
+use super::bugs::Bug;
 use super::fabric::{Ev, Fabric};
 use super::faults::Fault;
 use super::node::{Node, NodeTimer};
-use super::settings::Bug;
+use super::planted::NO_TOKEN;
 use dfs_core::consensus::LogWrite;
 use dfs_core::master::leader::MasterEvent;
 use dfs_core::replica::ReplicaEvent;
@@ -78,7 +79,7 @@ impl Node {
             return fx.fail(format!("node {}: store: {e}", self.index));
         }
         for token in tokens {
-            if !self.plan.has(Bug::StoreAcksBeforeSync) {
+            if token != NO_TOKEN && !self.plan.has(Bug::StoreAcksBeforeSync) {
                 self.replica(
                     ReplicaEvent::Persisted {
                         token,

@@ -1,18 +1,29 @@
 //! What a node does with packets, timers and the actions of its machines.
+use super::bugs::Bug;
 use super::daemon::Caller;
 use super::fabric::{Ev, Fabric};
 use super::network::{End, Packet};
 use super::node::{Node, NodeTimer};
-use super::settings::{Bug, addr_of, node_at};
+use super::settings::{addr_of, node_at};
 use bytes::Bytes;
+use dfs_core::consensus::RaftMessage;
 use dfs_core::master::leader::{MasterAction, MasterEvent};
 use dfs_core::replica::{ReplicaAction, ReplicaEvent};
 use dfs_core::types::{RaftId, Time};
 use dfs_core::wire::master::MasterResponse;
 use dfs_core::wire::rpc::{CallResult, ConnId, Reply, ReplyTo};
-use dfs_core::wire::{ErrorCode, NodeRequest, NodeResponse, Push, Request, Response, WireError};
+use dfs_core::wire::{
+    ErrorCode, NodeRequest, NodeResponse, Push, ReplicaResponse, Request, Response, Stamp,
+    WireError,
+};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Where the answers to probes go.
+pub(super) const PROBE: ReplyTo = ReplyTo {
+    conn: ConnId(u64::MAX),
+    id: 0,
+};
 
 impl Node {
     pub(super) fn later(&self, pause: Duration, timer: NodeTimer, fx: &mut Fabric) {
@@ -30,11 +41,12 @@ impl Node {
         &mut self,
         conn: ConnId,
         id: u64,
-        body: Request,
+        mut body: Request,
         payload: Bytes,
         fx: &mut Fabric,
     ) {
         let from = ReplyTo { conn, id };
+        self.tamper_with_request(from, &mut body, fx);
         match body {
             Request::Master(body) => {
                 let votes = self.daemon.as_ref().is_some_and(|d| d.voter.is_some());
@@ -234,15 +246,19 @@ impl Node {
         };
         match action {
             MasterAction::Reply(reply) => self.reply(reply, fx),
-            MasterAction::Push { conn, push } => fx.send(conn, self.end(), Packet::Push(push)),
+            MasterAction::Push { conn, push } => {
+                fx.send(conn, self.end(), Packet::Push(push.clone()));
+                self.tamper_with_push(conn, &push, fx);
+            }
             MasterAction::SendRaft { addr, message, .. } => {
                 let Some(id) = daemon.voter.as_ref().map(|voter| voter.id) else {
                     return;
                 };
                 self.send_raft(id, addr, message, fx);
             }
-            MasterAction::Persist { token, write } => {
-                let Some(voter) = daemon.voter.as_mut() else {
+            MasterAction::Persist { token, mut write } => {
+                self.tamper_with_log(&mut write);
+                let Some(voter) = self.daemon.as_mut().and_then(|d| d.voter.as_mut()) else {
                     return;
                 };
                 voter.queue.push((token, write));
@@ -274,6 +290,14 @@ impl Node {
     fn send_raft(&mut self, from: RaftId, to: SocketAddr, message: Vec<u8>, fx: &mut Fabric) {
         let Some(index) = node_at(to) else { return };
         fx.trace.mix_bytes(&message);
+        let said = RaftMessage::decode(&message).map_err(|e| e.to_string());
+        if let Err(what) = said
+            .as_ref()
+            .map_err(String::clone)
+            .and_then(|m| fx.votes.said(from, m))
+        {
+            fx.fail(what);
+        }
         let addr = addr_of(self.index);
         let request = Request::Node(NodeRequest::Raft {
             from,
@@ -281,6 +305,9 @@ impl Node {
             message,
         });
         fx.cast(self.end(), End::Node(index), request);
+        if let Ok(message) = said {
+            self.tamper_with_raft(from, &message, fx);
+        }
     }
 
     /// Feeds the replica and notes when it wants to be woken.
@@ -355,7 +382,16 @@ impl Node {
         }
     }
 
-    fn reply(&mut self, reply: Reply, fx: &mut Fabric) {
+    fn reply(&mut self, mut reply: Reply, fx: &mut Fabric) {
+        self.tamper_with_reply(&mut reply.body);
+        if reply.to.conn == PROBE.conn {
+            let stamp = match reply.body {
+                Ok(Response::Replica(ReplicaResponse::Stamp(stamp))) => Some(stamp),
+                _ => None,
+            };
+            self.probed = matches!(stamp, Some(Stamp::Known { .. }));
+            return;
+        }
         let payload = join(reply.payload);
         fx.trace.mix(reply.to.id);
         fx.trace

@@ -1,5 +1,7 @@
 //! A worker's put: open for the lease, the map, then the put machine under one op-id.
+use super::acks::Acks;
 use super::asks::{AskError, Purpose, What};
+use super::bugs::Bug;
 use super::client::{CallKind, Client, Cx};
 use super::jobs::{Job, META};
 use super::oracle::{Fate, SLOT, Shape, bytes_of};
@@ -31,6 +33,7 @@ pub(super) struct PutJob {
     objects: Vec<Bytes>,
     /// Op-ids of the abandons asked for.
     abandons: Vec<OpId>,
+    acks: Acks,
     must_work: bool,
 }
 
@@ -47,6 +50,7 @@ impl Client {
             op: OpId::default(),
             objects: Vec::new(),
             abandons: Vec::new(),
+            acks: Acks::default(),
             must_work: cx.oracle.must_work,
         };
         let known = self.opens.get(&ino).copied().filter(|_| cx.fx.chance(0.6));
@@ -158,7 +162,7 @@ impl Client {
     }
 
     fn perform_put(&mut self, worker: usize, actions: Vec<PutAction>, cx: &mut Cx<'_>) {
-        let (mut newer, mut lost) = (None, None);
+        let (mut newer, mut lost, mut mixed) = (None, None, Vec::new());
         for action in actions {
             let number = self.job_numbers[worker];
             let Job::Put(job) = &mut self.jobs[worker] else {
@@ -171,6 +175,11 @@ impl Client {
                     request,
                     bytes_of,
                 } => {
+                    if cx.plan.has(Bug::ClientMixesEpochs) && job.acks.were_given(to, &request) {
+                        mixed.push((token, to));
+                        continue;
+                    }
+                    job.acks.asked(token, to, &request);
                     let pieces = bytes_of.iter().map(|i| job.objects[*i as usize].clone());
                     let payload = super::node_work::join(pieces.collect());
                     let kind = CallKind::Prepare {
@@ -188,6 +197,9 @@ impl Client {
                     }
                 }
                 PutAction::Commit(commit) => {
+                    if let Err(what) = job.acks.check(&commit) {
+                        cx.fx.fail(what);
+                    }
                     let what = What::Mutate(job.op, Mutation::Commit(commit));
                     let owner = self.owner(worker, Purpose::Commit);
                     self.ask(owner, what, Duration::from_secs(3), cx);
@@ -221,6 +233,10 @@ impl Client {
         if let Some(map) = newer {
             self.feed_put(worker, PutEvent::Map(map), cx);
         }
+        for (token, store) in mixed {
+            let result = Ok(store);
+            self.feed_put(worker, PutEvent::Prepared { token, result }, cx);
+        }
     }
 
     pub(super) fn put_tick(&mut self, worker: usize, cx: &mut Cx<'_>) {
@@ -248,6 +264,9 @@ impl Client {
             Ok(_) => Err(ErrorCode::BadRequest.into()),
             Err(e) => Err(e),
         };
+        if let (Job::Put(put), Ok(_)) = (&mut self.jobs[worker], &result) {
+            put.acks.given(token);
+        }
         self.feed_put(worker, PutEvent::Prepared { token, result }, cx);
     }
 

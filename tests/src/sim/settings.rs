@@ -1,4 +1,5 @@
 //! Who takes part, and the settings of every machine in a simulation.
+use super::bugs::Bug;
 use super::failover::Failover;
 use super::network::NODES;
 use dfs_core::client::get::GetConfig;
@@ -8,44 +9,12 @@ use dfs_core::master::leader::{Bootstrap, MasterConfig};
 use dfs_core::replica::ReplicaConfig;
 use dfs_core::store::StoreOptions;
 use dfs_core::types::{ClusterId, Incarnation, NodeId, QuorumSizes, RaftId, StoreId};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A fault planted in what drives the machines; the simulation must notice each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bug {
-    /// A store says that batches are durable before they are.
-    StoreAcksBeforeSync,
-    /// A voter says that log records are durable before they are.
-    VoterAcksBeforeSync,
-    /// A store says that it lets go of an old epoch as soon as it hears of the new one, and does so
-    /// two seconds later.
-    StoreFencesLate,
-    /// A store serves on when its lease has run out.
-    StoreIgnoresLease,
-    /// A client trusts a layout it knows, without asking for stamps.
-    ClientSkipsStamps,
-    /// A client tries a mutation again under another op-id.
-    ClientForgetsOpIds,
-    /// A client goes on using what it was told to drop.
-    ClientIgnoresInvalidations,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::StoreAcksBeforeSync,
-        Self::VoterAcksBeforeSync,
-        Self::StoreFencesLate,
-        Self::StoreIgnoresLease,
-        Self::ClientSkipsStamps,
-        Self::ClientForgetsOpIds,
-        Self::ClientIgnoresInvalidations,
-    ];
-}
-
 /// One run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Decides everything.
     pub seed: u64,
@@ -55,6 +24,8 @@ pub struct Settings {
     pub prints: bool,
     /// Instead of chaos: one change of the cluster, and a leader lost in the middle of it.
     pub failover: Option<Failover>,
+    /// Faults that are left out, by their numbers in the seed's plan.
+    pub without: BTreeSet<usize>,
 }
 
 impl Settings {
@@ -67,6 +38,7 @@ impl Settings {
             bug: None,
             prints,
             failover: None,
+            without: BTreeSet::new(),
         }
     }
 
@@ -86,6 +58,25 @@ impl Settings {
             bug: Some(bug),
             ..Self::new(seed)
         }
+    }
+
+    /// The command that repeats this run.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let seed = self.seed;
+        if let Some(failover) = self.failover {
+            return format!("DFS_SEED={seed} cargo test -p dfs-tests --test failover # {failover}");
+        }
+        let program = "cargo run --release -p dfs-tests --bin sim --";
+        let mut command = format!("{program} --seeds 1 --from {seed}");
+        if let Some(bug) = self.bug {
+            command += &format!(" --bug {bug}");
+        }
+        if !self.without.is_empty() {
+            let numbers: Vec<String> = self.without.iter().map(usize::to_string).collect();
+            command += &format!(" --without {}", numbers.join(","));
+        }
+        command
     }
 }
 

@@ -17,6 +17,13 @@ pub(super) enum Task {
 /// Chooses the next task of a client's worker.
 pub(super) fn next(client: &Client, cx: &mut Cx<'_>) -> Task {
     let recent = hot_file(cx);
+    // Without a master only what is known can be done.
+    if client.bound().is_none() && cx.fx.chance(0.7) {
+        let known: Vec<Ino> = client.layouts.keys().copied().collect();
+        if let Some(ino) = known.get(cx.fx.pick(known.len().max(1))) {
+            return Task::Get(*ino);
+        }
+    }
     let rng = &mut cx.fx.rng;
     match (rng.random_range(0..100), recent) {
         (0..35, Some(ino)) if !client.is_putting(ino) => Task::Put(ino, shape(rng)),

@@ -4,6 +4,7 @@ use super::fabric::{Ev, Fabric};
 use super::failover::FailoverReport;
 use super::failover_watch::Watch;
 use super::faults::Nemesis;
+use super::fences::Fences;
 use super::linear::DIRS;
 use super::network::{CLIENTS, End, NODES, Net, Packet};
 use super::node::Node;
@@ -14,7 +15,7 @@ use dfs_core::consensus::SnapshotMeta;
 use dfs_core::master::state::MasterState;
 use dfs_core::store::LazyKv;
 use dfs_core::types::{PgPhase, RaftId, Time};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub(super) struct World {
     clients: Vec<Client>,
     phase: Phase,
     since: Time,
-    chaos: Duration,
+    pub(super) fences: Fences,
     last_leader: Option<usize>,
     /// Why it is not quiet yet.
     pub(super) trouble: String,
@@ -88,8 +89,7 @@ impl World {
             .map(|i| Node::new(i, Arc::clone(&plan), &mut fx))
             .collect();
         let clients = (0..CLIENTS).map(|i| Client::new(i, &mut fx)).collect();
-        let nemesis = Nemesis::draw(&mut fx);
-        let chaos = Duration::from_millis(rng.random_range(6_000..16_000));
+        let nemesis = Nemesis::new(settings);
         let since = fx.now;
         Self {
             fx,
@@ -100,7 +100,7 @@ impl World {
             clients,
             phase: Phase::Setup,
             since,
-            chaos,
+            fences: Fences::default(),
             last_leader: None,
             trouble: String::new(),
             failover: settings.failover.map(Watch::new),
@@ -135,6 +135,7 @@ impl World {
             } else {
                 self.dispatch(event);
                 self.watch_failover();
+                self.watch_fences();
             }
         }
     }
@@ -222,10 +223,13 @@ impl World {
             self.last_leader = leader;
             self.oracle.counts.leaders += 1;
         }
+        if self.is_chaos() {
+            self.check_fences();
+        }
         let is_over = self.is_chaos()
             && match self.failover {
                 Some(_) => self.failover_over(elapsed)?,
-                None => elapsed > self.chaos,
+                None => elapsed > self.nemesis.plan.chaos,
             };
         match self.phase {
             Phase::Setup if self.is_set_up() => {
@@ -291,7 +295,7 @@ impl World {
             }
         }
         if self.failover.is_none() {
-            self.plan_fault();
+            self.plan_faults();
         }
     }
 

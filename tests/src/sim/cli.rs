@@ -1,0 +1,153 @@
+//! The program that runs seeds: `cargo run --release -p dfs-tests --bin sim -- --help`.
+use super::shrink::shrink;
+use super::{Bug, Counts, Settings, run};
+use clap::Parser;
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Seeds that a planted bug may take.
+const BUG_SEEDS: u64 = 2000;
+
+/// Runs seeds of the simulation of a whole cluster.
+#[derive(Debug, Parser)]
+#[command(name = "sim")]
+struct Args {
+    /// How many seeds [default: 100, with --bugs at most 2000 for each bug]
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Plants this bug
+    #[arg(long)]
+    bug: Option<Bug>,
+    /// Plants each bug there is, until it is caught
+    #[arg(long, conflicts_with_all = ["bug", "without"])]
+    bugs: bool,
+    /// Leaves out what a failing seed does not need to fail
+    #[arg(long)]
+    shrink: bool,
+    /// Leaves out these faults, by their numbers
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<usize>,
+    /// Prints what happens
+    #[arg(long)]
+    trace: bool,
+}
+
+impl Args {
+    fn settings(&self, seed: u64, bug: Option<Bug>) -> Settings {
+        let plain = Settings::new(seed);
+        Settings {
+            bug,
+            prints: plain.prints || self.trace,
+            without: self.without.iter().copied().collect::<BTreeSet<_>>(),
+            ..plain
+        }
+    }
+
+    fn tell(&self, failing: &Settings, error: &str) {
+        println!("{error}\n");
+        if self.shrink {
+            Self::tell_needed(failing);
+        }
+    }
+
+    fn tell_needed(failing: &Settings) {
+        let Some(shrunk) = shrink(failing) else {
+            println!("seed {} does not fail again", failing.seed);
+            return;
+        };
+        println!("of its faults these are needed ({} runs):", shrunk.runs);
+        for (number, fault) in &shrunk.kept {
+            println!("  {number:>3} {fault}");
+        }
+        println!("{}\n", shrunk.error);
+    }
+}
+
+/// Runs what the arguments say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let is_well = if args.bugs {
+        run_bugs(&args)
+    } else {
+        run_seeds(&args)
+    };
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_seeds(args: &Args) -> bool {
+    let began = Instant::now();
+    let count = args.seeds.unwrap_or(100);
+    let (mut total, mut events, mut simulated) = (Counts::default(), 0, 0.0);
+    let mut failures = Vec::new();
+    for seed in args.from..args.from + count {
+        let settings = args.settings(seed, args.bug);
+        match run(settings.clone()) {
+            Ok(report) => {
+                total.add(&report.counts);
+                events += report.events;
+                simulated += report.simulated.as_secs_f64();
+            }
+            Err(error) => {
+                args.tell(&settings, &error);
+                failures.push(seed);
+            }
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!("{total:#?}");
+    println!(
+        "{count} seeds from {}: {} failed {failures:?}; {events} events, {simulated:.0} s simulated, \
+         {:.0} seeds per minute",
+        args.from,
+        failures.len(),
+        count as f64 * 60.0 / took
+    );
+    failures.is_empty()
+}
+
+/// The first seed that notices a bug and is well without it, and what it noticed.
+fn caught(args: &Args, bug: Bug) -> Option<(u64, String)> {
+    let count = args.seeds.unwrap_or(BUG_SEEDS);
+    for seed in args.from..args.from + count {
+        let planted = args.settings(seed, Some(bug));
+        let Err(error) = run(planted.clone()) else {
+            continue;
+        };
+        if run(args.settings(seed, None)).is_err() {
+            println!("seed {seed} fails without {bug} too");
+            continue;
+        }
+        if args.shrink {
+            Args::tell_needed(&planted);
+        }
+        return Some((seed, error.lines().next().unwrap_or_default().to_owned()));
+    }
+    None
+}
+
+fn run_bugs(args: &Args) -> bool {
+    println!("{:<28} {:>5}  noticed", "bug", "seeds");
+    let mut is_well = true;
+    for bug in Bug::ALL {
+        let name = bug.to_string();
+        match caught(args, bug) {
+            Some((seed, noticed)) => {
+                println!("{name:<28} {:>5}  {noticed}", seed - args.from + 1);
+            }
+            None => {
+                println!("{name:<28} {:>5}  NOT CAUGHT", "-");
+                is_well = false;
+            }
+        }
+    }
+    is_well
+}
