@@ -153,7 +153,11 @@ fn object(index: LogIndex, part: u32, bytes: Vec<u8>) -> ObjectWrite {
     }
 }
 
-/// Rows of a part, in key order; `None` if the bytes are no part.
+/// Bytes of a key at most: the longest is that of a name in a directory.
+const KEY_MAX: usize = 512;
+
+/// Rows of a part, in key order; `None` if the bytes are no part. The rows have no more bytes than keys
+/// of this length can have: a few bytes that claim a long common beginning are no row.
 #[must_use]
 pub fn decode_part(bytes: &[u8]) -> Option<Vec<KvPair>> {
     let rows: Vec<Row> = postcard::from_bytes(bytes).ok()?;
@@ -162,6 +166,9 @@ pub fn decode_part(bytes: &[u8]) -> Option<Vec<KvPair>> {
     for (shared, rest, value) in rows {
         let mut key = last.get(..usize::from(shared))?.to_vec();
         key.extend(rest);
+        if key.len() > KEY_MAX {
+            return None;
+        }
         last.clone_from(&key);
         pairs.push((key, value));
     }
@@ -205,5 +212,13 @@ mod tests {
         let rows: Vec<Row> = vec![(5, Vec::new(), Vec::new())];
         assert_eq!(decode_part(&postcard::to_allocvec(&rows).unwrap()), None);
         assert_eq!(decode_part(&[0xff; 30]), None);
+    }
+
+    #[test]
+    fn regression_a_few_bytes_do_not_become_gigabytes_of_keys() {
+        let long = (0, vec![7; usize::from(u16::MAX)], Vec::new());
+        let same = (u16::MAX, Vec::new(), Vec::new());
+        let rows: Vec<Row> = vec![long, same.clone(), same];
+        assert_eq!(decode_part(&postcard::to_allocvec(&rows).unwrap()), None);
     }
 }

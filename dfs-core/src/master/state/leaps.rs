@@ -31,7 +31,7 @@ impl Leaps {
         self.0.push((at, gap));
         if self.0.len() > LEAPS_MAX {
             let (_, oldest) = self.0.remove(0);
-            self.0[0].1 += oldest;
+            self.0[0].1 = self.0[0].1.saturating_add(oldest);
         }
         keys::put(kv, keys::LEAPS.to_vec(), &self.0);
     }
@@ -40,7 +40,7 @@ impl Leaps {
     #[must_use]
     pub fn after(&self, at: Time) -> Duration {
         let later = self.0.iter().filter(|(leapt, _)| *leapt > at);
-        later.map(|(_, gap)| *gap).sum()
+        later.fold(Duration::ZERO, |sum, (_, gap)| sum.saturating_add(*gap))
     }
 
     /// What happened before the answer is surely `keep` older than `now`, if all that was gained is

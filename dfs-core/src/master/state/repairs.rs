@@ -242,14 +242,14 @@ impl Repairs {
         let Some(job) = self.jobs.get_mut(&cause) else {
             return Ok(()); // of an entry that an older program wrote
         };
-        job.files += count.files;
-        job.objects += count.objects;
-        job.bytes += count.bytes;
+        job.files = job.files.saturating_add(count.files);
+        job.objects = job.objects.saturating_add(count.objects);
+        job.bytes = job.bytes.saturating_add(count.bytes);
         for ino in &count.wide {
             let key = keys::repair(keys::REPAIR_WIDE, &[&coded(cause), &ino.0.to_be_bytes()]);
             if kv.get(&key)?.is_none() {
                 kv.put(key, Vec::new());
-                job.files += 1;
+                job.files = job.files.saturating_add(1);
             }
         }
         save(kv, job);

@@ -168,7 +168,11 @@ impl Stores {
             entry.1 = entry.1.min(row.free);
         }
         let copies = u64::from(n.max(1));
-        let sum = |f: fn(&(u64, u64)) -> u64| devices.values().map(f).sum::<u64>() / copies;
+        // What stores say of themselves may be anything.
+        let sum = |f: fn(&(u64, u64)) -> u64| {
+            let bytes = devices.values().map(f);
+            bytes.fold(0, u64::saturating_add) / copies
+        };
         StatFsInfo {
             total_bytes: sum(|d| d.0),
             free_bytes: sum(|d| d.1),
@@ -221,6 +225,23 @@ mod tests {
         }
         let space = stores.space(3);
         assert_eq!((space.total_bytes, space.free_bytes), (300, 100));
+    }
+
+    #[test]
+    fn regression_impossible_sizes_of_devices_do_not_stop_a_voter() {
+        let (mut stores, mut kv) = (Stores::default(), MemKv::default());
+        for id in 1..=2 {
+            let (total, device) = (u64::MAX, id as u64);
+            stores.seen(
+                &mut kv,
+                StoreRow {
+                    total,
+                    device,
+                    ..row(id, 1)
+                },
+            );
+        }
+        assert_eq!(stores.space(1).total_bytes, u64::MAX);
     }
 
     #[test]

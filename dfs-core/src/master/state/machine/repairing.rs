@@ -154,10 +154,15 @@ impl<K: Kv> MasterState<K> {
         waited: &[(WaitKind, u64)],
     ) -> bool {
         let (kv, index, at) = (&mut self.kv, self.applied.index, self.applied.at);
-        let changed = self.pgs.begin(kv, index, at, cause, changes);
+        // A store may have been removed after the change was planned.
+        let is_known = |store: &StoreId| self.stores.all().contains_key(store);
+        let is_possible = |change: &&PgChange| change.members.iter().all(is_known);
+        let changes: Vec<PgChange> = changes.iter().filter(is_possible).cloned().collect();
+        let changed = self.pgs.begin(kv, index, at, cause, &changes);
         if changed {
             let tables = (&self.pgs, &self.stores);
-            self.repairs.begun(kv, at, (cause, changes), waited, tables);
+            self.repairs
+                .begun(kv, at, (cause, &changes), waited, tables);
         }
         changed
     }

@@ -1,10 +1,15 @@
 //! Entries applied once, alike and in order.
 use super::*;
+use crate::master::command::{ChangeCause, PgChange};
 use crate::store::MemKv;
-use crate::types::{ClientId, Epoch, FileKind, Ino, LeaseSeq, Name};
+use crate::types::{
+    ClientId, Epoch, FileKind, Incarnation, Ino, LeaseSeq, Name, NodeId, PgId, StoreId,
+};
 use crate::wire::MutationOk;
 use crate::wire::master::Note;
 use crate::wire::mutation::{Change, Commit, NewNode, WriteToken};
+use crate::wire::repair::FillCount;
+use std::time::Duration;
 
 const C: ClientId = ClientId(9);
 
@@ -132,6 +137,75 @@ fn an_entry_that_does_not_follow_is_refused() {
     };
     let gap = f.state.apply(LogIndex(9), Term(1), &entry);
     assert!(matches!(gap, Err(StateError::Gap { .. })));
+}
+
+/// A cluster of four stores, three of which are members of the first group.
+fn with_stores() -> Fixture {
+    let mut f = Fixture::new();
+    for n in 1..=4 {
+        f.apply(Command::StoreSeen {
+            store: StoreId(n),
+            node: NodeId(n),
+            incarnation: Incarnation(1),
+            addr: "127.0.0.1:1".parse().unwrap(),
+            zone: String::new(),
+            device: 1,
+        });
+    }
+    let changed = f.apply(change(0, &[1, 2, 3]));
+    assert!(changed.map_changed);
+    f
+}
+
+fn change(from: u64, members: &[u128]) -> Command {
+    let change = PgChange {
+        pg: PgId(0),
+        from: Epoch(from),
+        members: members.iter().copied().map(StoreId).collect(),
+    };
+    Command::BeginEpoch {
+        cause: ChangeCause::Rebalance(StoreId(4)),
+        changes: vec![change],
+    }
+}
+
+#[test]
+fn regression_a_store_that_was_removed_becomes_no_member_by_a_change_planned_before() {
+    let mut f = with_stores();
+    f.apply(Command::StoreRemoved { store: StoreId(4) });
+    assert!(!f.apply(change(1, &[1, 2, 4])).map_changed);
+    assert_eq!(f.state.counts_in(StoreId(4)), None);
+}
+
+#[test]
+fn regression_impossible_counts_of_a_store_do_not_stop_a_voter() {
+    let mut f = with_stores();
+    f.apply(change(1, &[1, 2, 4]));
+    f.apply(Command::Activate {
+        pgs: vec![(PgId(0), Epoch(2))],
+    });
+    let count = FillCount {
+        pg: PgId(0),
+        epoch: Epoch(2),
+        objects: u64::MAX,
+        bytes: u64::MAX,
+        files: u64::MAX,
+        wide: vec![Ino(7)],
+    };
+    f.apply(Command::FilledCounted {
+        store: StoreId(4),
+        done: vec![count],
+    });
+    let records = f.state.repair_records().unwrap();
+    assert_eq!(records.last().map(|r| r.files), Some(u64::MAX));
+}
+
+#[test]
+fn regression_impossible_leaps_of_the_clock_do_not_stop_a_voter() {
+    let mut f = Fixture::new();
+    let gap = Duration::MAX;
+    (0..70).for_each(|_| drop(f.apply(Command::ClockLeapt { gap })));
+    assert_eq!(f.state.leaps().after(Time(0)), Duration::MAX);
 }
 
 #[test]
