@@ -152,6 +152,12 @@ impl Replica {
         }
         self.catch_up.counted_at = Some(now);
         self.catch_up.lacks = self.wants.lacking(now - LATE);
+        // What fills a group may take its time; and this may be told together with its end.
+        let complete = Some(Role::Member { filling: false });
+        let groups = &self.groups;
+        self.catch_up
+            .lacks
+            .retain(|pg, _| groups.role(*pg) == complete);
         for pg in &self.catch_up.gaps {
             self.catch_up.lacks.entry(*pg).or_insert(1);
         }

@@ -104,6 +104,18 @@ fn regression_nothing_rests_while_the_master_says_that_the_others_are_down() {
 }
 
 #[test]
+fn regression_what_a_group_is_still_filled_with_is_not_reported_as_lacking() {
+    let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
+    for _ in 0..3 {
+        rig.tick(Duration::from_secs(2));
+        rig.answer(|_| {});
+    }
+    let told = rig.answer(|_| {});
+    assert!(rig.replica.missing() > 0);
+    assert_eq!((told.lacks.groups, told.lacks.total), (Vec::new(), 0));
+}
+
+#[test]
 fn regression_what_notes_named_does_not_wait_behind_copies_that_rest() {
     let mut rig = listed(map(20, filling(&[1, 2, 3], &[])));
     with_clients(&mut rig);
