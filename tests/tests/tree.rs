@@ -66,7 +66,7 @@ fn objects_left(cluster: &Cluster) -> u64 {
     let stores = status["stores"].as_array().unwrap();
     let counted: u64 = stores.iter().filter_map(|s| s["used_bytes"].as_u64()).sum();
     let script = format!(
-        "find '{}'/node*/ -path '*objects*' -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s+0}}'",
+        "find '{}'/node*/ -ignore_readdir_race -path '*objects*' -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s+0}}'",
         cluster.dev_dir().display()
     );
     counted + sh(&script).unwrap().trim().parse::<u64>().unwrap()
