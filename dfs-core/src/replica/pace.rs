@@ -6,8 +6,8 @@
 //! What it took says how busy processors, disks and network are,
 //! whoever uses them: the busier, the longer the rest. Without clients copies go as fast as they can.
 //!
-//! Nothing rests while a group that is being filled here has only one complete copy left; what
-//! [does not fill groups](super::wants) never does.
+//! Nothing rests while a group that is copied here has at most one other complete copy, by the map, or
+//! alive, as the master says; what [does not fill groups](super::wants) never does.
 use crate::types::Time;
 use std::time::Duration;
 
