@@ -1,7 +1,8 @@
 //! Harness and scenarios: real processes under [`proc`], what looks inside them or stands between
 //! them under [`inside`], the deterministic simulator under [`sim`], any bytes to all decoders under
-//! [`fuzz`].
+//! [`fuzz`], histories and their checkers under [`history`].
 pub mod fuzz;
+pub mod history;
 pub mod inside;
 pub mod proc;
 pub mod sim;

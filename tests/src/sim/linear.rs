@@ -1,17 +1,15 @@
 //! Is there one order of all namespace operations that explains every answer?
 //!
-//! The search of Wing and Gong with the memory of Lowe (*Testing for Linearizability*, 2017), over
-//! a model of a few names in two directories. An operation of unknown outcome may have happened at
-//! any time after it began, or never.
+//! The search of [`history`](crate::history::search) over a model of a few names in two directories. An
+//! operation of unknown outcome may have happened at any time after it began, or never.
+use crate::history::search::{Call, Model, STEPS_MAX, Verdict, search};
 use dfs_core::types::Ino;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// Names per directory, and directories.
 pub(super) const NAMES: usize = 5;
 pub(super) const DIRS: usize = 2;
 const KEYS: usize = NAMES * DIRS;
-/// Steps after which the search gives up without a verdict.
-const STEPS_MAX: u64 = 3_000_000;
 
 /// A name: directory and number in it.
 pub(super) type Key = usize;
@@ -95,17 +93,18 @@ impl History {
     /// Checks the whole history, which ends in `last`. `Ok(false)`: gave up.
     pub fn check(&self) -> Result<bool, String> {
         let told: BTreeSet<u64> = self.entries.iter().filter_map(told).collect();
-        let mut search = Search::new(&self.entries, told);
-        match search.run() {
-            Some(verdict) if verdict => Ok(true),
-            Some(_) => Err(self.explain(search.deepest)),
-            None => Ok(false),
+        let calls: Vec<Call<Numbered, NameAnswer>> =
+            (0..).zip(&self.entries).filter_map(call).collect();
+        match search(&Names { told }, &calls, STEPS_MAX) {
+            Verdict::Explained => Ok(true),
+            Verdict::Refuted { stuck } => Err(self.explain(stuck)),
+            Verdict::GaveUp => Ok(false),
         }
     }
 
     /// The operations around the one that no order explains.
-    fn explain(&self, deepest: usize) -> String {
-        let near = |e: &&Entry| e.call.abs_diff(deepest as u64) < 60;
+    fn explain(&self, deepest: u64) -> String {
+        let near = |e: &&Entry| e.call.abs_diff(deepest) < 60;
         let lines = self.entries.iter().filter(near).map(|e| {
             let ret = e
                 .ret
@@ -128,152 +127,48 @@ fn told(entry: &Entry) -> Option<u64> {
     }
 }
 
-/// One end of an operation in the list of what happened.
-#[derive(Debug, Clone, Copy)]
-struct Link {
-    op: usize,
-    is_call: bool,
-    at: u64,
-    prev: usize,
-    next: usize,
+/// An operation and its number, which names the inode that it made when nobody was told of one.
+type Numbered = (u64, NameOp);
+
+/// As the search wants it, if it may have happened.
+fn call((number, entry): (u64, &Entry)) -> Option<Call<Numbered, NameAnswer>> {
+    let (ret, answer) = match &entry.ret {
+        Some((_, NameAnswer::Never)) => return None,
+        Some((_, NameAnswer::Unknown)) | None => (None, None),
+        Some((at, answer)) => (Some(*at), Some(answer.clone())),
+    };
+    Some(Call {
+        op: (number, entry.op),
+        call: entry.call,
+        ret,
+        answer,
+    })
 }
 
-struct Search<'a> {
-    ops: Vec<&'a Entry>,
+/// The sequential names.
+struct Names {
+    /// Inodes that somebody was told of.
     told: BTreeSet<u64>,
-    /// Link 0 is the head.
-    links: Vec<Link>,
-    /// Of each op: its call and its return.
-    places: BTreeMap<usize, (usize, Option<usize>)>,
-    deepest: usize,
 }
 
-impl<'a> Search<'a> {
-    fn new(entries: &'a [Entry], told: BTreeSet<u64>) -> Self {
-        let happened = |e: &&Entry| !matches!(&e.ret, Some((_, NameAnswer::Never)));
-        let ops: Vec<&Entry> = entries.iter().filter(happened).collect();
-        let mut ends: Vec<(u64, usize, bool)> = Vec::new();
-        for (op, entry) in ops.iter().enumerate() {
-            ends.push((entry.call, op, true));
-            if let Some((at, answer)) = &entry.ret
-                && *answer != NameAnswer::Unknown
-            {
-                ends.push((*at, op, false));
-            }
-        }
-        ends.sort_unstable();
-        let head = Link {
-            op: usize::MAX,
-            is_call: true,
-            at: 0,
-            prev: 0,
-            next: 0,
-        };
-        let mut links = vec![head];
-        let mut places: BTreeMap<usize, (usize, Option<usize>)> = BTreeMap::new();
-        for (at, op, is_call) in ends {
-            let me = links.len();
-            links[me - 1].next = me;
-            links.push(Link {
-                op,
-                is_call,
-                at,
-                prev: me - 1,
-                next: 0,
-            });
-            let place = places.entry(op).or_insert((me, None));
-            if !is_call {
-                place.1 = Some(me);
-            }
-        }
-        Self {
-            ops,
-            told,
-            links,
-            places,
-            deepest: 0,
-        }
+impl Model for Names {
+    type Op = Numbered;
+    type Answer = NameAnswer;
+    type State = State;
+
+    fn initial(&self) -> State {
+        [0; KEYS]
     }
 
-    fn unlink(&mut self, at: usize) {
-        let Link { prev, next, .. } = self.links[at];
-        self.links[prev].next = next;
-        if next != 0 {
-            self.links[next].prev = prev;
-        }
-    }
-
-    fn relink(&mut self, at: usize) {
-        let Link { prev, next, .. } = self.links[at];
-        self.links[prev].next = at;
-        if next != 0 {
-            self.links[next].prev = at;
-        }
-    }
-
-    /// True: an order was found. None: too long.
-    fn run(&mut self) -> Option<bool> {
-        let mut state: State = [0; KEYS];
-        let mut done = vec![0u64; self.ops.len().div_ceil(64)];
-        let mut seen: HashSet<(Vec<u64>, State)> = HashSet::new();
-        let mut stack: Vec<(usize, State)> = Vec::new();
-        let mut at = self.links[0].next;
-        for _ in 0..STEPS_MAX {
-            if at == 0 {
-                return Some(true);
-            }
-            let Link {
-                op,
-                is_call,
-                at: time,
-                ..
-            } = self.links[at];
-            if is_call {
-                if let Some(next) = self.step(&state, op) {
-                    done[op / 64] |= 1 << (op % 64);
-                    if seen.insert((done.clone(), next)) {
-                        stack.push((op, state));
-                        state = next;
-                        let (call, ret) = self.places[&op];
-                        self.unlink(call);
-                        if let Some(ret) = ret {
-                            self.unlink(ret);
-                        }
-                        at = self.links[0].next;
-                        continue;
-                    }
-                    done[op / 64] &= !(1 << (op % 64));
-                }
-                at = self.links[at].next;
-                continue;
-            }
-            self.deepest = self
-                .deepest
-                .max(usize::try_from(time).unwrap_or(usize::MAX));
-            let Some((op, before)) = stack.pop() else {
-                return Some(false);
-            };
-            state = before;
-            done[op / 64] &= !(1 << (op % 64));
-            let (call, ret) = self.places[&op];
-            if let Some(ret) = ret {
-                self.relink(ret);
-            }
-            self.relink(call);
-            at = self.links[call].next;
-        }
-        None
-    }
-
-    /// The state after an operation, if its answer fits the state before it.
-    fn step(&self, state: &State, op: usize) -> Option<State> {
-        let entry = self.ops[op];
-        let answer = entry
-            .ret
-            .as_ref()
-            .map_or(&NameAnswer::Unknown, |(_, answer)| answer);
+    fn step(
+        &self,
+        state: &State,
+        (number, op): &Numbered,
+        answer: Option<&NameAnswer>,
+    ) -> Option<State> {
+        let answer = answer.unwrap_or(&NameAnswer::Unknown);
         let mut next = *state;
-        match (entry.op, answer) {
+        match (*op, answer) {
             (NameOp::Create { key, .. }, NameAnswer::Created(ino)) => {
                 (state[key] == 0).then_some(())?;
                 next[key] = ino.0;
@@ -299,7 +194,7 @@ impl<'a> Search<'a> {
             }
             (NameOp::Create { key, .. }, NameAnswer::Unknown) => {
                 (state[key] == 0).then_some(())?;
-                next[key] = WILD + op as u64;
+                next[key] = WILD + number;
             }
             (NameOp::Lookup { key } | NameOp::Unlink { key }, NameAnswer::NotFound) => {
                 (state[key] == 0).then_some(())?;
@@ -324,7 +219,9 @@ impl<'a> Search<'a> {
         }
         Some(next)
     }
+}
 
+impl Names {
     /// A name stands for this inode; one that nobody was told of may be it.
     fn same(&self, is: u64, ino: Ino) -> Option<u64> {
         let fits = is == ino.0 || (is >= WILD && !self.told.contains(&ino.0));
