@@ -7,6 +7,7 @@ pub mod discover;
 pub mod driver;
 pub mod embedded;
 pub mod memory;
+pub mod open_files;
 pub mod router;
 pub mod run;
 mod serve;

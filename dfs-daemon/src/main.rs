@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     dfs_daemon::memory::bound();
+    dfs_daemon::open_files::allow_all();
     match dfs_daemon::serve(&dfs_daemon::cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -4,17 +4,21 @@
 //!
 //! Steps: objects of a page that are held already are queued; a batch at a time is read beside the
 //! machine; a good one counts as got, a damaged one is fetched like any that was found damaged, and
-//! the page waits for it. What was prepared since is read too: which it was cannot be told.
+//! the page waits for it. What was prepared since is read too: which it was cannot be told. What could
+//! not be read, as the process lacked something, is read again a little later.
 use super::event::ReplicaAction;
 use super::machine::{Cx, Replica};
 use super::scrub_job::{ScrubJob, ScrubResult};
 use super::tables::TableError;
-use crate::types::{ObjectId, ObjectSum, PgId};
+use crate::types::{ObjectId, ObjectSum, PgId, Time};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// Objects and bytes of one batch.
 const BATCH_OBJECTS: usize = 32;
 const BATCH_BYTES: u64 = 8 << 20;
+/// Wait after a batch of which something could not be read.
+const UNREAD_AGAIN: Duration = Duration::from_secs(1);
 /// Tokens of these jobs begin here, so that they are told from the scrub's.
 const TOKENS_FROM: u64 = 1 << 63;
 
@@ -23,8 +27,10 @@ const TOKENS_FROM: u64 = 1 << 63;
 pub(super) struct FillChecks {
     queues: BTreeMap<PgId, VecDeque<(ObjectId, ObjectSum)>>,
     /// Under way.
-    jobs: BTreeMap<u64, (PgId, Vec<ObjectId>)>,
+    jobs: BTreeMap<u64, (PgId, Vec<(ObjectId, ObjectSum)>)>,
     jobs_made: u64,
+    /// Nothing is read before.
+    resting_until: Time,
 }
 
 impl FillChecks {
@@ -36,6 +42,11 @@ impl FillChecks {
 
     pub fn queue(&mut self, pg: PgId, id: ObjectId, sum: ObjectSum) {
         self.queues.entry(pg).or_default().push_back((id, sum));
+    }
+
+    /// When something may be read that could not be, or waits for it.
+    pub fn next_wake(&self, now: Time) -> Option<Time> {
+        (now < self.resting_until && !self.queues.is_empty()).then_some(self.resting_until)
     }
 
     /// The next batch of one group that has none under way.
@@ -57,14 +68,16 @@ impl FillChecks {
         }
         self.jobs_made += 1;
         let token = TOKENS_FROM + self.jobs_made;
-        let ids = objects.iter().map(|(id, _)| *id).collect();
-        self.jobs.insert(token, (pg, ids));
+        self.jobs.insert(token, (pg, objects.clone()));
         Some(ScrubJob { token, objects })
     }
 }
 
 impl Replica {
     pub(super) fn pump_fill_checks(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.fill_checks.resting_until {
+            return;
+        }
         while let Some(job) = self.fill_checks.next() {
             cx.out.push(ReplicaAction::Scrub(job));
         }
@@ -85,8 +98,11 @@ impl Replica {
         let Some((pg, objects)) = self.fill_checks.jobs.remove(&done.token) else {
             return Ok(true); // filling began anew
         };
-        for id in objects {
-            if !self.wants.is_wanted(id) {
+        for (id, sum) in objects {
+            if done.unread.contains(&id) {
+                self.fill_checks.queue(pg, id, sum);
+                self.fill_checks.resting_until = cx.now + UNREAD_AGAIN;
+            } else if !self.wants.is_wanted(id) {
                 self.fill_got(cx, pg, id, true);
             }
         }

@@ -51,6 +51,8 @@ pub(super) struct Cx<'a> {
 #[derive(Debug)]
 pub(super) enum After {
     Ack(AckWait),
+    /// Was told that it is not kept; its mark is in memory all the same.
+    Refused(AckWait),
     Dropped(ReplyTo),
     Cursor(LogIndex),
     Adopted(Vec<(PgId, Epoch)>),
@@ -257,6 +259,7 @@ impl Replica {
             wake = fetches
                 .into_iter()
                 .chain(self.fills_wake())
+                .chain(self.fill_checks.next_wake(now))
                 .fold(wake, Time::min);
         }
         wake
@@ -408,7 +411,11 @@ impl Replica {
 
     /// Makes the batch visible and hands it to the storage thread.
     pub(super) fn persist(&mut self, cx: &mut Cx<'_>, tx: Tx, after: Vec<After>) {
-        assert!(self.failure.is_none(), "invariant 3");
+        if self.failure.is_some() {
+            // Met by a batch before this one, of the same event (invariant 3).
+            self.give_up(cx, after);
+            return;
+        }
         let (token, bytes) = (tx.token, tx.object_bytes());
         let objects: Vec<_> = tx.objects().collect();
         match cx.store.apply(self.tables.finish(tx)) {
@@ -474,6 +481,7 @@ impl Replica {
     pub(super) fn after(&mut self, cx: &mut Cx<'_>, after: After) -> Result<(), TableError> {
         match after {
             After::Ack(wait) => self.acknowledge(cx, wait)?,
+            After::Refused(_) => {}
             After::Dropped(to) => self.dropped(cx, to),
             After::Cursor(upto) => self.cursor_durable = upto,
             After::Adopted(epochs) => self.adopted(cx, &epochs),

@@ -3,7 +3,8 @@
 //! * The files of a batch found no room, so nothing of it is on disk: what was there before its objects
 //!   is there again, whoever sent them is refused, and what must be held is fetched later.
 //! * Not even the journal finds room: nothing is lost, but it takes until somebody makes room, so
-//!   those that wait for an ack are refused. A refusal promises nothing, whatever becomes durable.
+//!   those that wait for an ack are refused. A refusal promises nothing, whatever becomes durable; if
+//!   the batch finds no room in the end, its marks are made durable anew like those of the others.
 //!
 //! Invariant: an object that must be held is durably *missing* until the batch that stores it is
 //! durable with its files: a note or listing that names an object on its way to the disk wants it all
@@ -76,6 +77,7 @@ impl Replica {
                     self.mark_again(cx, &mut tx, &wait);
                     cx.out.push(refuse(wait.to, error.clone()));
                 }
+                After::Refused(wait) => self.mark_again(cx, &mut tx, &wait),
                 After::Namespace(token) => {
                     let result = Err(error.to_string());
                     cx.out.push(ReplicaAction::NamespaceDone { token, result });
@@ -132,13 +134,17 @@ impl Replica {
         let error = self.no_room(cx, 1, FULL);
         let out = &mut *cx.out;
         for wait in self.waits.values_mut().filter(|wait| is_late(wait)) {
-            wait.after.retain(|after| match after {
+            let refused = |after| match after {
                 After::Ack(ack) => {
                     out.push(refuse(ack.to, error.clone()));
-                    false
+                    After::Refused(ack)
                 }
-                _ => true,
-            });
+                other => other,
+            };
+            wait.after = std::mem::take(&mut wait.after)
+                .into_iter()
+                .map(refused)
+                .collect();
         }
     }
 }

@@ -21,12 +21,14 @@ pub struct ScrubJob {
 pub struct ScrubResult {
     /// Of the job.
     pub token: u64,
-    /// Objects read.
+    /// Objects read, or looked for.
     pub objects: u64,
     /// Bytes read.
     pub bytes: u64,
     /// Objects that are not what the master recorded.
     pub damaged: Vec<ObjectId>,
+    /// Objects that could not be read for want of something else: nothing is known of them.
+    pub unread: Vec<ObjectId>,
     /// When it ended (Unix time).
     pub unix: Time,
 }
@@ -52,15 +54,17 @@ impl PlannedScrub {
     /// Reads and compares. `unix` tells the time of day when it is over.
     #[must_use]
     pub fn run(self, unix: impl FnOnce() -> Time) -> ScrubResult {
-        let (mut bytes, mut damaged) = (0, Vec::new());
-        let objects = self.plans.len() as u64;
+        let (mut bytes, mut damaged, mut unread) = (0, Vec::new(), Vec::new());
+        let asked = self.plans.len();
         for (id, sum, plan) in self.plans {
             match plan.and_then(|plan| plan.scrub(Some(sum))) {
                 Ok(read) => bytes += read,
                 // Deleted between the two threads.
                 Err(StoreError::NotFound { .. }) => {}
-                // Says nothing of the object: its turn comes again.
-                Err(error) if is_want(&error) => tracing::warn!(%error, "not scrubbed"),
+                Err(error) if is_want(&error) => {
+                    tracing::warn!(%error, "not scrubbed");
+                    unread.push(id);
+                }
                 // Also what could not be opened: to fetch it in vain does less harm than to trust it.
                 Err(error) => {
                     tracing::warn!(%error, "scrub");
@@ -70,9 +74,10 @@ impl PlannedScrub {
         }
         ScrubResult {
             token: self.token,
-            objects,
+            objects: (asked - unread.len()) as u64,
             bytes,
             damaged,
+            unread,
             unix: unix(),
         }
     }

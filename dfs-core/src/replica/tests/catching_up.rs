@@ -222,6 +222,7 @@ fn regression_a_copy_from_before_is_verified_before_its_group_is_filled() {
         objects: 2,
         bytes: 0,
         damaged,
+        unread: Vec::new(),
         unix: Time(0),
     }));
     rig.settle();
@@ -232,4 +233,37 @@ fn regression_a_copy_from_before_is_verified_before_its_group_is_filled() {
     rig.settle();
     rig.answer(|_| {});
     assert_eq!(rig.answer(|_| {}).filled, [(PG, Epoch(1))]);
+}
+
+#[test]
+fn regression_a_copy_that_could_not_be_read_is_not_taken_for_verified() {
+    let mut rig = Rig::serving();
+    puts::prepare_large(&mut rig, 1);
+    rig.settle();
+    let filling = PgInfo {
+        filling: vec![ME],
+        phase: PgPhase::Copying,
+        ..info(1, &[1, 2, 3])
+    };
+    rig.learn(map(20, filling));
+    let listing = rig.call().expect("a listing");
+    let bytes = puts::large(1);
+    let mut rows = vec![row(6, 1)];
+    rows[0].objects[0].1 = BlockSums::of(&bytes).object_sum(bytes.len() as u32);
+    list(&mut rig, &listing, rows, 20, true);
+    rig.committed(21, 2);
+    rig.faults.fail_opens(1);
+    assert_eq!(rig.run_scrubs(), 1);
+    rig.settle();
+    rig.answer(|_| {});
+    assert!(rig.answer(|_| {}).filled.is_empty(), "nothing was read");
+    let mut read = 0;
+    for _ in 0..100 {
+        rig.tick(Duration::from_millis(20));
+        read += rig.run_scrubs();
+    }
+    assert_eq!(read, 1, "it is read again, once");
+    rig.answer(|_| {});
+    assert_eq!(rig.answer(|_| {}).filled, [(PG, Epoch(1))]);
+    assert!(rig.call().is_none(), "nothing is fetched");
 }

@@ -1,6 +1,7 @@
 //! One replica over a simulated disk, driven by hand: the test is master, clients and peers.
 mod catching_up;
 mod configuration;
+mod faults;
 mod healing;
 mod namespace;
 mod pacing;
@@ -10,6 +11,7 @@ mod reconcile;
 mod returning;
 mod scrubbing;
 
+use self::faults::{Faults, FaultyDisk};
 use super::event::{ReadJob, ReplicaAction, ReplicaEvent};
 use super::scrub_job::{self, ScrubJob};
 use super::{Replica, ReplicaConfig, read};
@@ -88,6 +90,7 @@ pub struct Rig {
     pub now: Time,
     pub replica: Replica,
     pub disk: SimDisk,
+    pub faults: Faults,
     pub base: MemBase,
     pub store: ObjectStore,
     pub writer: StoreWriter,
@@ -101,10 +104,14 @@ pub struct Rig {
     pub rejoin_wipe: bool,
 }
 
-fn open(disk: &SimDisk, base: &MemBase) -> (ObjectStore, StoreWriter) {
+fn open(disk: &SimDisk, base: &MemBase, faults: &Faults) -> (ObjectStore, StoreWriter) {
     let (meta, _) = StoreMeta::open_or_create(disk, ClusterId(1), ME).unwrap();
     let base = Arc::new(base.clone());
-    ObjectStore::open(Arc::new(disk.clone()), base, &meta, StoreOptions::default()).unwrap()
+    let disk = FaultyDisk {
+        inner: disk.clone(),
+        faults: faults.clone(),
+    };
+    ObjectStore::open(Arc::new(disk), base, &meta, StoreOptions::default()).unwrap()
 }
 
 fn start(store: &ObjectStore, now: Time, rejoin_wipe: bool) -> Replica {
@@ -116,14 +123,15 @@ fn start(store: &ObjectStore, now: Time, rejoin_wipe: bool) -> Replica {
 
 impl Rig {
     pub fn new() -> Self {
-        let (disk, base) = (SimDisk::new(), MemBase::new());
-        let (store, writer) = open(&disk, &base);
+        let (disk, base, faults) = (SimDisk::new(), MemBase::new(), Faults::default());
+        let (store, writer) = open(&disk, &base, &faults);
         let now = Time(1_000_000_000);
         Self {
             now,
             replica: start(&store, now, false),
             rejoin_wipe: false,
             disk,
+            faults,
             base,
             store,
             writer,
@@ -192,7 +200,7 @@ impl Rig {
     /// Loses what is not durable and starts again.
     pub fn crash(&mut self) {
         self.disk.crash(&mut ChaCha8Rng::seed_from_u64(3));
-        (self.store, self.writer) = open(&self.disk, &self.base);
+        (self.store, self.writer) = open(&self.disk, &self.base, &self.faults);
         self.replica = start(&self.store, self.now, self.rejoin_wipe);
         self.pending.clear();
         self.replies.clear();

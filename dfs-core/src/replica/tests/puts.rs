@@ -289,7 +289,7 @@ fn regression_a_device_that_others_fill_refuses_objects_and_fails_nothing() {
     assert_eq!(rig.store.objects(), 2);
 }
 
-fn large(seq: u64) -> Bytes {
+pub(super) fn large(seq: u64) -> Bytes {
     Bytes::from(vec![seq as u8; 100_000])
 }
 
@@ -720,4 +720,45 @@ fn a_fetched_object_keeps_what_the_client_said_of_its_file() {
     rig.settle();
     let header = rig.store.object_header(id(1)).unwrap().unwrap();
     assert_eq!(header.about, about);
+}
+
+#[test]
+fn regression_a_refused_mark_whose_batch_finds_no_room_is_made_durable_before_it_is_acked() {
+    let mut rig = Rig::serving();
+    let put = |rig: &mut Rig| {
+        let bytes = large(1);
+        let object = PrepareObject {
+            id: id(1),
+            chunk: ChunkNo(0),
+            pg: PG,
+            epoch: Epoch(1),
+            len: bytes.len() as u32,
+            sums: BlockSums::of(&bytes),
+            has_bytes: true,
+        };
+        let epoch = Epoch(1);
+        let body = ReplicaRequest::Prepare {
+            op: op(1),
+            ino: INO,
+            mark: Some(MarkRequest { pg: PG, epoch }),
+            objects: vec![object],
+            about: None,
+        };
+        rig.request(body, bytes)
+    };
+    let first = put(&mut rig);
+    rig.faults.set_out_of_room(true);
+    rig.tick(Duration::from_millis(1100));
+    assert!(matches!(rig.reply(first), Some(Err(_))), "refused");
+    rig.faults.set_out_of_room(false);
+    rig.disk.set_full(true);
+    rig.settle();
+    rig.disk.set_full(false);
+    assert_eq!(rig.store.objects(), 0, "the batch found no room");
+    let again = put(&mut rig);
+    rig.settle();
+    assert!(rig.is_acked(again));
+    rig.crash();
+    rig.learn(map(12, info(1, &[1, 2, 3])));
+    assert_eq!(rig.stamp(INO, 1), known(0, &[1]), "the mark was acked");
 }

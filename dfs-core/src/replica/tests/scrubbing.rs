@@ -273,3 +273,20 @@ fn is_listing(call: &Call) -> bool {
         Request::Master(MasterRequest::PgListing { .. })
     )
 }
+
+#[test]
+fn regression_a_disk_that_fails_before_the_machine_hears_of_it_fails_the_store_and_no_more() {
+    let mut rig = holding();
+    status(&mut rig, true);
+    let call = asked(&mut rig);
+    let put = rig.prepare(5);
+    rig.disk.fail_next_sync();
+    let (_, batches): (Vec<_>, Vec<_>) = rig.pending.drain(..).unzip();
+    rig.writer.commit(&batches).unwrap_err();
+    // Two objects are missing: each makes a batch.
+    list(&mut rig, &call, vec![row(&[1, 2, 3, 4])], 12);
+    assert!(rig.replica.failure().is_some());
+    assert!(rig.reply(put).is_none(), "not told yet");
+    let late = rig.prepare(6);
+    assert_eq!(rig.refusal(late), ErrorCode::StoreFailed);
+}
