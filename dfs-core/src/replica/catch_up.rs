@@ -11,11 +11,12 @@
 //! 4. the group is struck off when a whole pass found nothing missing.
 //!
 //! Until then, and while anything noted is missing for some seconds, the heartbeats say so: a copy
-//! that lacks something is no full copy.
+//! that lacks something is no full copy. That holds for the source of a group that moved as well, and
+//! from the first heartbeat on, which goes out before the groups are known.
 use super::fill::Fill;
 use super::groups::Role;
 use super::machine::{Cx, Replica};
-use super::tables::keys;
+use super::tables::{TableError, keys};
 use crate::types::{LogIndex, PgId, Time};
 use crate::wire::master::StoreLacks;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,9 +74,13 @@ impl CatchUp {
 
 impl Replica {
     /// The master has no notes up to `trimmed` any more.
-    pub(super) fn notes_trimmed(&mut self, cx: &mut Cx<'_>, trimmed: LogIndex) {
+    pub(super) fn notes_trimmed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        trimmed: LogIndex,
+    ) -> Result<(), TableError> {
         if self.cursor >= trimmed || trimmed <= self.catch_up.missed || self.failure.is_some() {
-            return;
+            return Ok(());
         }
         self.catch_up.missed = trimmed;
         let complete = Some(Role::Member { filling: false });
@@ -93,11 +98,23 @@ impl Replica {
         self.fills_changed(cx);
         self.store_gaps(cx);
         // What was deleted in the gap can be had from nobody; what is needed, the listings name again.
+        // Of what is damaged and held, the strays are found by themselves.
+        let mut gone = self.wants.noted(trimmed);
+        for id in self.wants.damaged_ids() {
+            if self.tables.object(cx.store, id)?.is_none() {
+                gone.push(id);
+            }
+        }
         let mut tx = self.tables.begin();
-        for id in self.wants.noted(trimmed) {
-            self.unwant(cx, &mut tx, id);
+        for id in gone {
+            let pg = self.wants.get(id).map(|want| want.row.pg);
+            // A source is listed nothing.
+            if pg.and_then(|pg| self.groups.role(pg)) != Some(Role::Prior) {
+                self.unwant(cx, &mut tx, id);
+            }
         }
         self.persist(cx, tx, Vec::new());
+        Ok(())
     }
 
     /// Strikes off groups that were gone through, and those that are not this store's any more.
@@ -142,6 +159,11 @@ impl Replica {
         Some(Fill::new(epoch, since, now, is_check))
     }
 
+    /// Other groups concern it: the next heartbeat counts anew.
+    pub(super) fn recount_lacks(&mut self) {
+        self.catch_up.counted_at = None;
+    }
+
     pub(super) fn count_lacks(&mut self, now: Time) {
         let is_due = self
             .catch_up
@@ -153,11 +175,12 @@ impl Replica {
         self.catch_up.counted_at = Some(now);
         self.catch_up.lacks = self.wants.lacking(now - LATE);
         // What fills a group may take its time; and this may be told together with its end.
-        let complete = Some(Role::Member { filling: false });
         let groups = &self.groups;
-        self.catch_up
-            .lacks
-            .retain(|pg, _| groups.role(*pg) == complete);
+        let counts = |pg: &PgId| match groups.role(*pg) {
+            None | Some(Role::Member { filling: false } | Role::Prior) => true,
+            Some(Role::Member { filling: true } | Role::Gone) => false,
+        };
+        self.catch_up.lacks.retain(|pg, _| counts(pg));
         for pg in &self.catch_up.gaps {
             self.catch_up.lacks.entry(*pg).or_insert(1);
         }

@@ -9,7 +9,9 @@
 //! 1. nothing is stored that does not match the identity asked for;
 //! 2. at most `fetches_max` are under way, and no more bytes per second than the master allows; copies
 //!    [make way](super::pace) for programs;
-//! 3. an object that is no longer wanted when its bytes arrive is not stored.
+//! 3. an object that is no longer wanted when its bytes arrive is not stored;
+//! 4. a source of a group that moved fetches nothing for it, but goes on wanting what it lacks: it must
+//!    not seem to have it.
 use super::event::store_name;
 use super::fill::BOOST;
 use super::groups::Role;
@@ -73,13 +75,10 @@ impl Replica {
         self.wants.bucket.refill(cx.now);
         self.wants.makes_way = false;
         while !self.is_paused && self.wants.busy() < self.fetches_max() {
-            let Some((id, want)) = self.wants.due(cx.now) else {
+            let makes_way = self.makes_way(cx);
+            let Some((id, want)) = self.wants.due(cx.now, makes_way) else {
                 return;
             };
-            self.wants.makes_way = want.why == Why::Fill && self.makes_way(cx);
-            if self.wants.makes_way {
-                return;
-            }
             self.start_fetch(cx, id, &want);
         }
     }
@@ -101,16 +100,27 @@ impl Replica {
         self.groups.complete_members(pg) <= 1 || self.orders.last_copies.contains(&pg)
     }
 
+    /// Map or orders changed: what is wanted of groups at their last copy goes first.
+    pub(super) fn note_last_copies(&mut self) {
+        let groups = self.groups.iter().map(|(pg, _)| pg);
+        let last = groups.filter(|pg| self.is_at_last_copy(*pg)).collect();
+        self.wants.set_last_copies(last);
+    }
+
     pub(super) fn fetches_max(&self) -> usize {
         let factor = if self.orders.is_boosted { BOOST } else { 1 };
         self.config.fetches_max * factor
     }
 
     fn start_fetch(&mut self, cx: &mut Cx<'_>, id: ObjectId, want: &Want) {
-        let is_member = matches!(self.groups.role(want.row.pg), Some(Role::Member { .. }));
+        let role = self.groups.role(want.row.pg);
         let is_stale = want.why == Why::Fill && !self.fills.contains_key(&want.row.pg);
-        if !is_member || is_stale {
+        if role == Some(Role::Gone) || is_stale {
             self.wants.remove(id);
+            return;
+        }
+        if !matches!(role, Some(Role::Member { .. })) {
+            self.retry(cx, id, PAUSE_MAX); // invariant 4
             return;
         }
         if self.writing.contains_key(&id) {
@@ -162,9 +172,16 @@ impl Replica {
             self.retry(cx, id, PAUSE);
             return Ok(());
         }
-        if !matches!(self.groups.role(want.row.pg), Some(Role::Member { .. })) {
-            self.wants.remove(id); // it would be a stray
-            return Ok(());
+        match self.groups.role(want.row.pg) {
+            Some(Role::Member { .. }) => {}
+            Some(Role::Gone) => {
+                self.wants.remove(id); // it would be a stray
+                return Ok(());
+            }
+            Some(Role::Prior) | None => {
+                self.retry(cx, id, PAUSE_MAX); // invariant 4
+                return Ok(());
+            }
         }
         match verify((self.config.store, source), id, &want.row, result) {
             Ok(put) => {

@@ -226,6 +226,7 @@ impl Replica {
         {
             self.groups_changed(cx);
         }
+        self.note_last_copies();
         let upto = ok.notes_upto;
         if self.heartbeats.due == sent.at + self.config.heartbeat_interval {
             // Counted from the answer: stores that were answered together stay together.
@@ -233,7 +234,7 @@ impl Replica {
         }
         self.heartbeats.answered(ok.term, cx.now);
         let many = ok.notes.len();
-        self.notes_trimmed(cx, ok.trimmed);
+        self.notes_trimmed(cx, ok.trimmed)?;
         let is_held = self.listing_waits();
         if self.failure.is_none() && !is_held {
             self.apply_notes(cx, ok.notes, ok.notes_upto)?;

@@ -15,6 +15,7 @@ impl Replica {
     /// A newer map was learned.
     pub(super) fn groups_changed(&mut self, cx: &mut Cx<'_>) {
         self.fills_changed(cx);
+        self.recount_lacks();
         self.reconcile.soon(cx.now + self.config.reconcile_after);
         let pgs: Vec<_> = self.groups.iter().map(|(pg, _)| pg).collect();
         self.strays_changed(pgs.into_iter());

@@ -1,11 +1,13 @@
 //! The objects that are wanted from peers, and which is due next.
 //!
-//! Two lines wait: what notes named and what was found damaged goes before what fills a group, so that
-//! nothing waits behind copies that [make way](super::pace) for programs.
+//! Three lines wait: objects of groups at their last copy; what notes named and what was found damaged;
+//! and what fills a group. Each goes before the ones behind it, so that nothing waits behind copies that
+//! [make way](super::pace) for programs. But now and then it is the turn of those behind, for there may
+//! be very many that nobody has.
 //!
 //! Invariants:
 //! 1. an object is wanted once, whatever the reasons;
-//! 2. while it is due it stands in the line of its reason, and otherwise in none.
+//! 2. while it is due it stands in the line of its group or reason, and otherwise in none.
 use super::pace::{Bucket, Pace};
 use super::tables::{MissingRow, ObjectRow};
 use crate::types::{LogIndex, ObjectId, PgId, Time};
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 /// While something is in the way of what is due, it is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Every so often, the last line or the middle one goes first, in turn.
+const TURN_EVERY: u64 = 4;
 
 /// Why an object is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +56,14 @@ type Line = BTreeSet<(Time, ObjectId)>;
 #[derive(Debug, Default)]
 pub(super) struct Wants {
     wants: BTreeMap<ObjectId, Want>,
-    /// Named by notes, or damaged.
+    last_copies: BTreeSet<PgId>,
+    /// Of groups at their last copy.
+    last: Line,
+    /// Of others: named by notes, or damaged.
     urgent: Line,
     filling: Line,
+    /// Sources asked so far.
+    starts: u64,
     busy: usize,
     /// On their way to the disk.
     writing: usize,
@@ -110,21 +119,36 @@ impl Wants {
     /// Sets a want, and its place in a line.
     fn put(&mut self, id: ObjectId, want: Want) {
         if let Step::Due(at) = want.step {
-            self.line(want.why).insert((at, id));
+            self.line(&want).insert((at, id));
         }
         self.wants.insert(id, want);
     }
 
     fn leave_line(&mut self, id: ObjectId, want: &Want) {
         if let Step::Due(at) = want.step {
-            self.line(want.why).remove(&(at, id));
+            self.line(want).remove(&(at, id));
         }
     }
 
-    fn line(&mut self, why: Why) -> &mut Line {
-        match why {
+    fn line(&mut self, want: &Want) -> &mut Line {
+        match want.why {
+            _ if self.last_copies.contains(&want.row.pg) => &mut self.last,
             Why::Note(_) | Why::Damaged => &mut self.urgent,
             Why::Fill => &mut self.filling,
+        }
+    }
+
+    /// These groups are at their last copy.
+    pub fn set_last_copies(&mut self, groups: BTreeSet<PgId>) {
+        if groups == self.last_copies {
+            return;
+        }
+        self.last_copies = groups;
+        for line in [&mut self.last, &mut self.urgent, &mut self.filling] {
+            line.clear();
+        }
+        for (id, want) in std::mem::take(&mut self.wants) {
+            self.put(id, want);
         }
     }
 
@@ -152,6 +176,12 @@ impl Wants {
     /// It is wanted because its bytes here are damaged.
     pub fn is_damaged(&self, id: ObjectId) -> bool {
         self.wants.get(&id).is_some_and(|w| w.why == Why::Damaged)
+    }
+
+    /// Objects wanted because their bytes here are damaged, or were found missing.
+    pub fn damaged_ids(&self) -> Vec<ObjectId> {
+        let wants = self.wants.iter().filter(|(_, w)| w.why == Why::Damaged);
+        wants.map(|(id, _)| *id).collect()
     }
 
     /// Objects wanted because notes up to `upto` named them.
@@ -211,6 +241,7 @@ impl Wants {
         want.asked = now;
         let len = want.row.sum.len;
         self.bucket.take(len);
+        self.starts += 1;
     }
 
     /// It could not be had once more.
@@ -269,12 +300,26 @@ impl Wants {
         self.starved.remove(&id);
     }
 
-    /// The next that may be asked for: what is urgent, or else what fills a group.
-    pub fn due(&self, now: Time) -> Option<(ObjectId, Want)> {
+    /// The next that may be asked for. With `makes_way` nothing that fills a group, unless it is at its
+    /// last copy.
+    pub fn due(&mut self, now: Time, makes_way: bool) -> Option<(ObjectId, Want)> {
+        self.makes_way = false;
+        if now < self.roomless_until || !self.bucket.is_open() {
+            return None;
+        }
         let is_due = |line: &Line| line.first().filter(|(due, _)| *due <= now).copied();
-        let (_, id) = is_due(&self.urgent).or_else(|| is_due(&self.filling))?;
-        let is_open = now >= self.roomless_until && self.bucket.is_open();
-        is_open.then(|| (id, self.wants[&id]))
+        let filling = is_due(&self.filling);
+        self.makes_way = makes_way && filling.is_some();
+        let filling = filling.filter(|_| !makes_way);
+        let (last, urgent) = (is_due(&self.last), is_due(&self.urgent));
+        let turn = self.starts / TURN_EVERY;
+        let lines = match self.starts % TURN_EVERY {
+            0 if turn % 2 == 1 => [filling, urgent, last],
+            0 if turn > 0 => [urgent, filling, last],
+            _ => [last, urgent, filling],
+        };
+        let (_, id) = lines.into_iter().flatten().next()?;
+        Some((id, self.wants[&id]))
     }
 
     pub fn next_wake(&self, now: Time, busy_max: usize) -> Option<Time> {
@@ -290,8 +335,9 @@ impl Wants {
             let (due, _) = line.first()?;
             Some((*due).max(self.roomless_until).max(wait.unwrap_or(*due)))
         };
+        let last = wake(&self.last, limited);
         let urgent = wake(&self.urgent, limited);
         let filling = wake(&self.filling, limited.or(resting));
-        urgent.into_iter().chain(filling).min()
+        [last, urgent, filling].into_iter().flatten().min()
     }
 }

@@ -278,12 +278,13 @@ impl Master {
                 ChangeCause::Rebalance(_) | ChangeCause::Drain(_)
             );
             let kept = state.info.prior.iter().filter(|m| moves && up.contains(m));
+            let kept_full = kept.clone().filter(|m| leading.has_all(**m, pg)).count();
             let kept = kept.count();
             let copies = || state.complete().filter(|m| up.contains(m));
             let none = copies().count() + kept == 0;
             // One that lacks objects still gives the others.
             let full = copies().filter(|m| leading.has_all(*m, pg)).count();
-            let full = (full + kept).min(n);
+            let full = (full + kept_full).min(n);
             if live < least || none || state.info.phase == PgPhase::Fencing {
                 unavailable += 1;
             } else if full <= 1 && n > 1 {

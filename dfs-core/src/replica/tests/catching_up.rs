@@ -267,3 +267,85 @@ fn regression_a_copy_that_could_not_be_read_is_not_taken_for_verified() {
     assert_eq!(rig.answer(|_| {}).filled, [(PG, Epoch(1))]);
     assert!(rig.call().is_none(), "nothing is fetched");
 }
+
+#[test]
+fn regression_what_is_lacking_is_said_from_the_first_heartbeat_on() {
+    let mut rig = Rig::serving();
+    rig.hold(11, 1);
+    for is_filling in [false, true] {
+        rig.crash();
+        let mut info = info(1, &[1, 2, 3]);
+        if is_filling {
+            (info.filling, info.phase) = (vec![ME], PgPhase::Copying);
+        }
+        let first = rig.answer(|ok| ok.map = Some(map(12, info)));
+        assert_eq!(first.map_version, LogIndex(0), "it knows no map yet");
+        assert_eq!((first.lacks.groups, first.lacks.total), (vec![(PG, 1)], 1));
+        rig.settle();
+        let lacks = rig.answer(|_| {}).lacks.groups;
+        let named = if is_filling { vec![] } else { vec![(PG, 1)] };
+        assert_eq!(lacks, named, "filling: {is_filling}");
+    }
+}
+
+#[test]
+fn regression_a_source_of_a_group_that_moved_goes_on_saying_what_it_lacks() {
+    let mut rig = Rig::serving();
+    rig.hold(11, 1);
+    let moved = PgInfo {
+        filling: vec![peer(4)],
+        prior: vec![ME],
+        phase: PgPhase::Copying,
+        ..info(2, &[2, 3, 4])
+    };
+    rig.learn(map(20, moved));
+    for _ in 0..10 {
+        rig.tick(Duration::from_secs(1));
+        rig.settle();
+        rig.answer(|_| {});
+    }
+    assert!(rig.call().is_none(), "it fetches nothing any more");
+    assert_eq!(rig.answer(|_| {}).lacks.groups, [(PG, 1)]);
+    rig.learn(map(30, info(2, &[2, 3, 4])));
+    for _ in 0..10 {
+        rig.tick(Duration::from_secs(1));
+        rig.settle();
+        rig.answer(|_| {});
+    }
+    assert!(rig.answer(|_| {}).lacks.groups.is_empty());
+    assert_eq!(rig.replica.missing(), 0);
+}
+
+#[test]
+fn regression_what_was_found_missing_and_deleted_unheard_is_wanted_no_more() {
+    let mut rig = Rig::serving();
+    rig.prepare(1);
+    rig.settle();
+    rig.event(ReplicaEvent::Damaged { object: id(1) });
+    rig.settle();
+    assert_eq!(rig.replica.missing(), 1);
+    // Its row goes, as of an object that the scrub did not find at all.
+    let key = crate::replica::tables::keys::object(b'o', id(1));
+    let mut tx = rig.replica.tables.begin();
+    rig.replica.tables.delete(&mut tx, key);
+    let (store, token) = (&mut rig.store, tx.token);
+    let batch = store.apply(rig.replica.tables.finish(tx)).unwrap();
+    rig.pending.push((token, batch));
+    rig.settle();
+    rig.answer(|ok| {
+        ok.trimmed = LogIndex(50);
+        ok.notes_upto = LogIndex(60);
+    });
+    rig.settle();
+    assert_eq!(rig.replica.missing(), 0, "nobody may have it any more");
+    let is_page = |c: &Call| matches!(c.request, Request::Master(MasterRequest::PgListing { .. }));
+    let page = std::iter::from_fn(|| rig.call()).find(is_page);
+    list(
+        &mut rig,
+        &page.expect("a listing"),
+        vec![row(6, 1)],
+        62,
+        true,
+    );
+    assert!(rig.replica.wants.is_wanted(id(1)), "what is needed is");
+}

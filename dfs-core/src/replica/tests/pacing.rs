@@ -146,3 +146,77 @@ fn regression_what_is_damaged_does_not_wait_behind_copies_that_rest() {
     rig.settle();
     assert_eq!(round(&mut rig, 0), [70]);
 }
+
+/// Two groups: this one, which it fills, and a complete one.
+fn two_groups() -> PgMap {
+    let mut map = map(20, filling(&[1, 2, 3], &[]));
+    map.pgs.push(info(1, &[1, 2, 3]));
+    map
+}
+
+/// Is told of objects it lacks, by their groups.
+fn hold_many(rig: &mut Rig, groups: &[(PgId, std::ops::RangeInclusive<u64>)], last: &[PgId]) {
+    rig.answer(|ok| {
+        for (pg, seqs) in groups {
+            let objects = seqs.clone().map(|seq| (id(seq), sum(seq))).collect();
+            let hold = Note::Hold {
+                ino: INO,
+                chunk: ChunkNo(0),
+                objects,
+            };
+            ok.notes.push((LogIndex(30), *pg, hold));
+        }
+        ok.notes_upto = LogIndex(30);
+        ok.repair.last_copies = last.to_vec();
+    });
+    rig.settle();
+}
+
+/// Does `rounds` rounds in which objects above 60 can be had from nobody; which were asked for.
+fn rounds(rig: &mut Rig, rounds: u32) -> Vec<u64> {
+    let mut asked = Vec::new();
+    for _ in 0..rounds {
+        let calls: Vec<_> = std::iter::from_fn(|| rig.call()).collect();
+        for call in &calls {
+            let Request::Replica(ReplicaRequest::Fetch { object }) = call.request else {
+                continue;
+            };
+            asked.push(object.op.seq);
+            if object.op.seq > 60 {
+                rig.call_done(call.token, Err(ErrorCode::NotFound.into()));
+            } else {
+                rig.give(call, object.op.seq);
+            }
+        }
+        rig.settle();
+        rig.tick(MS);
+    }
+    asked
+}
+
+#[test]
+fn regression_what_nobody_has_does_not_keep_groups_from_being_filled() {
+    let mut rig = listed(two_groups());
+    hold_many(&mut rig, &[(PgId(1), 101..=130)], &[]);
+    rig.tick(2100 * MS);
+    rounds(&mut rig, 1);
+    let asked = rounds(&mut rig, 6);
+    let filling = asked.iter().filter(|seq| **seq <= 60).count();
+    assert!(filling >= 3, "{asked:?}");
+    assert!(asked.len() - filling > 2 * filling, "{asked:?}");
+}
+
+#[test]
+fn regression_a_group_at_its_last_copy_goes_before_all_others() {
+    let mut rig = Rig::new();
+    let pgs = vec![info(1, &[1, 2, 3]); 2];
+    rig.learn(PgMap {
+        pgs,
+        ..map(20, info(1, &[1, 2, 3]))
+    });
+    hold_many(&mut rig, &[(PG, 1..=40), (PgId(1), 41..=48)], &[PgId(1)]);
+    rig.tick(2100 * MS);
+    let asked = rounds(&mut rig, 3);
+    let last = asked.iter().filter(|seq| **seq > 40).count();
+    assert!(asked.len() == 12 && last == 8, "{asked:?}");
+}

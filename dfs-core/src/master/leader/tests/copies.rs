@@ -1,5 +1,6 @@
 //! Which copies count, who is silent, and which news a store missed.
 use super::*;
+use crate::master::state::PgState;
 use crate::types::{PgId, PgInfo};
 use crate::wire::master::ClusterStatus;
 
@@ -129,4 +130,37 @@ fn regression_a_store_is_told_which_of_the_groups_it_copies_are_at_their_last_li
     bench.set_lacks(StoreId(2), vec![(pg, 3)]);
     bench.run_for(1_000);
     assert_eq!(told(&bench), [0, 1]);
+}
+
+#[test]
+fn regression_who_gives_a_group_away_and_lacks_objects_of_it_is_no_full_copy() {
+    let mut bench = four();
+    bench.add_store(StoreId(5));
+    let moving = |b: &Bench| {
+        let mut pgs = b.leader().state().pgs();
+        let is_such = |info: &PgInfo| {
+            info.phase == PgPhase::Copying && info.filling == [StoreId(5)] && !info.prior.is_empty()
+        };
+        let found = pgs.find(|(_, state)| is_such(&state.info));
+        found.map(|(pg, state)| (pg, state.info.prior[0]))
+    };
+    bench.run_until("a group moves", |b| moving(b).is_some());
+    bench.mute(StoreId(5));
+    let (pg, source) = moving(&bench).unwrap();
+    let says = |status: &ClusterStatus| {
+        let is_such = |r: &String| r.contains("groups have fewer than 3 copies");
+        status.reasons.iter().any(is_such)
+    };
+    bench.run_for(600);
+    assert!(!says(&status(&mut bench)), "it keeps what it gives away");
+    bench.set_lacks(source, vec![(pg, 3)]);
+    bench.run_for(600);
+    let lacking = status(&mut bench);
+    assert!(says(&lacking), "{:?}", lacking.reasons);
+    let mut pgs = bench.leader().state().pgs();
+    let is_source = |state: &PgState| state.info.prior.contains(&source);
+    assert!(
+        pgs.any(|(other, state)| other == pg && is_source(state)),
+        "it is still moving"
+    );
 }
