@@ -84,12 +84,13 @@ impl LogClock {
     /// How long ago `at` (log time) surely was.
     pub fn since(&self, at: Time, (now, wall): (Time, Time), leaps: &Leaps) -> Duration {
         let looks = self.peek(now, wall).since(at);
-        looks.saturating_sub(self.unsure(now, wall) + leaps.after(at))
+        looks.saturating_sub(self.unsure(now, wall).saturating_add(leaps.after(at)))
     }
 
     /// What happened before this log time is surely `keep` ago.
     pub fn expires_before(&self, (now, wall): (Time, Time), keep: Duration, leaps: &Leaps) -> Time {
-        leaps.before(self.peek(now, wall), keep + self.unsure(now, wall))
+        let keep = keep.saturating_add(self.unsure(now, wall));
+        leaps.before(self.peek(now, wall), keep)
     }
 }
 
@@ -231,5 +232,16 @@ mod tests {
             assert!(clock.expires_before(now, keep, &leaps) < s(1_000_000));
         }
         assert_eq!(clock.unsure(s(500), s(1_086_900)), Duration::from_secs(500));
+    }
+
+    #[test]
+    fn regression_leaps_without_bounds_overflow_nothing() {
+        let mut clock = LogClock::new(s(1_000_000), s(10), s(1_000_000));
+        clock.raise(Time(u64::MAX));
+        let (mut leaps, mut kv) = (Leaps::default(), MemKv::default());
+        (0..2).for_each(|_| leaps.add(&mut kv, s(2_000_000), Duration::MAX));
+        let now = (s(20), s(1_000_010));
+        assert_eq!(clock.since(s(1), now, &leaps), Duration::ZERO);
+        assert_eq!(clock.expires_before(now, Duration::MAX, &leaps), Time(0));
     }
 }
