@@ -143,13 +143,9 @@ impl<O: Clone, A: Clone> Recorder<O, A> {
         record.outcome = outcome;
     }
 
-    /// It ended so, and what was asked is known only now.
-    pub fn end_as(&self, begun: Begun, op: O, outcome: Outcome<A>) {
-        let now = self.clock.now();
-        let record = &mut self.records()[begun.0];
-        record.op = op;
-        record.ret = Some(now);
-        record.outcome = outcome;
+    /// What was asked is known only now.
+    pub fn amend(&self, begun: Begun, op: O) {
+        self.records()[begun.0].op = op;
     }
 
     /// All so far, in the order of their calls.
