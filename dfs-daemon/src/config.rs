@@ -113,6 +113,9 @@ pub struct StoreConfig {
     pub cache_mib: usize,
     /// For tests only: every operation of the store's disk takes so much longer, in milliseconds.
     pub test_slow_disk_ms: u64,
+    /// For tests only: a file with the milliseconds by which this process's wall clock is wrong, read
+    /// ten times a second.
+    pub test_clock_file: Option<PathBuf>,
     /// Every byte is read again and verified within this time, in hours, 1 to 8760.
     pub scrub_period_hours: u32,
     /// A snapshot of the namespace is kept every so many seconds, for `dfs-tools rescue`; 0: never
@@ -127,6 +130,7 @@ impl Default for StoreConfig {
             reserve_percent: 5,
             cache_mib: 16,
             test_slow_disk_ms: 0,
+            test_clock_file: None,
             scrub_period_hours: 7 * 24,
             namespace_snapshot_secs: 3600,
         }

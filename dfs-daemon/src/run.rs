@@ -17,6 +17,7 @@ use crate::driver::master::{MasterDriver, MasterSetup};
 use crate::driver::namespace::NamespaceKeeper;
 use crate::driver::node_service::{NodeFacts, NodeService};
 use crate::driver::replica::{CallDone, Caller, ReplicaDriver, ReplicaDriverConfig, ReplicaHandle};
+use crate::driver::test_clock;
 use crate::router::Router;
 use anyhow::{Context, bail};
 use dfs_core::membership::{Bandwidth, MembershipConfig, NodeIdentityFile, Zone};
@@ -83,6 +84,9 @@ impl Daemon {
     /// What, why and what to do next; nothing is left running.
     #[allow(clippy::too_many_lines)] // One list of steps, each needing the ones before.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        if let Some(file) = &config.store.test_clock_file {
+            test_clock::follow(file);
+        }
         // First, so that an address that is taken leaves no trace.
         let listener = tokio::net::TcpListener::bind(config.listen)
             .await

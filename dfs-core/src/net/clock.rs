@@ -4,6 +4,10 @@
 //! [`unix_ms`] is for display and for incarnations: an operator may set it back.
 use crate::types::Time;
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// By how much tests set the wall clock of this process wrong, in nanoseconds.
+static TEST_OFFSET: AtomicI64 = AtomicI64::new(0);
 
 fn read(clock: ClockId) -> Time {
     let t = clock_gettime(clock);
@@ -21,7 +25,14 @@ pub fn boottime() -> Time {
 /// CLOCK_REALTIME: nanoseconds since the Unix epoch, 0 before it; an operator may set it back.
 #[must_use]
 pub fn realtime() -> Time {
-    read(ClockId::Realtime)
+    let offset = TEST_OFFSET.load(Ordering::Relaxed);
+    Time(read(ClockId::Realtime).0.saturating_add_signed(offset))
+}
+
+/// For tests only: sets this process's wall clock wrong by so much, as an operator might set the
+/// machine's. [`boottime`] goes on as it was.
+pub fn set_test_offset_ms(ms: i64) {
+    TEST_OFFSET.store(ms.saturating_mul(1_000_000), Ordering::Relaxed);
 }
 
 /// Milliseconds since the Unix epoch; 0 before it.

@@ -10,5 +10,6 @@ pub mod node_service;
 pub(crate) mod queue;
 pub mod replica;
 mod table_scrub;
+pub mod test_clock;
 mod watched_disk;
 pub use watched_disk::WatchedDisk;
