@@ -196,9 +196,41 @@ impl SimDisk {
         state.fail_next_sync = false;
     }
 
-    /// Stops the process without losing power (kill -9): nothing is lost, old handles die.
+    /// Stops the process without losing power (kill -9): nothing is lost, old handles die. What was
+    /// not synced is still to be.
     pub fn kill(&self) {
-        self.lock().boot += 1;
+        let mut state = self.lock();
+        state.boot += 1;
+        state.syncs_left = None;
+    }
+
+    /// Another disk that holds what is durable here: the least that a crash now would leave.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let state = self.lock();
+        let names = state.durable_names.clone();
+        let whole = |id: &u64| {
+            let durable = state
+                .files
+                .get(id)
+                .map_or_else(Vec::new, |f| f.durable.clone());
+            let file = File {
+                current: durable.clone(),
+                durable,
+                unsynced: Vec::new(),
+            };
+            (*id, file)
+        };
+        Self(Arc::new(Mutex::new(State {
+            files: names.values().map(whole).collect(),
+            file_next: state.file_next,
+            names: names.clone(),
+            durable_names: names,
+            dirs: state.dirs.clone(),
+            capacity_bytes: state.capacity_bytes,
+            unreadable: state.unreadable.clone(),
+            ..State::default()
+        })))
     }
 
     /// Refuses (or accepts again) every write that extends a file.

@@ -75,3 +75,34 @@ fn a_full_disk_refuses_growth_but_not_overwrites() {
     assert!(disk.flip_bit("a", 3) && !disk.flip_bit("a", 512));
     assert_eq!(content(&disk, "a").unwrap()[2..5], [2, 3, 2]);
 }
+
+#[test]
+fn a_durable_copy_holds_what_was_synced_and_changes_nothing_here() {
+    let disk = SimDisk::new();
+    let file = disk.open("a", true).unwrap();
+    file.write_at(0, &[1; 4]).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir("").unwrap();
+    file.write_at(0, &[2; 4]).unwrap();
+    disk.open("b", true).unwrap();
+    let copy = disk.durable();
+    assert_eq!(copy.paths(""), ["a"]);
+    assert_eq!(content(&copy, "a").unwrap()[..], [1; 4]);
+    copy.remove("a").unwrap();
+    assert_eq!(content(&disk, "a").unwrap()[..], [2; 4]);
+}
+
+#[test]
+fn what_a_killed_process_had_not_synced_can_be_read_and_can_still_be_lost() {
+    let disk = SimDisk::new();
+    let file = disk.open("a", true).unwrap();
+    disk.sync_dir("").unwrap();
+    file.write_at(0, &[1; 4]).unwrap();
+    disk.fail_syncs_after(0);
+    assert!(file.sync_data().is_err());
+    disk.kill();
+    assert_eq!(content(&disk, "a").unwrap()[..], [1; 4]);
+    assert_eq!(content(&disk.durable(), "a").unwrap(), Bytes::new());
+    disk.open("a", false).unwrap().sync_data().unwrap();
+    assert_eq!(content(&disk.durable(), "a").unwrap()[..], [1; 4]);
+}

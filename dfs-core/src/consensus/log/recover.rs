@@ -42,6 +42,16 @@ struct Replay {
 
 impl Replay {
     fn apply(&mut self, record: LogRecord) -> Result<(), &'static str> {
+        let index = match &record {
+            LogRecord::Entry(entry) => entry.index,
+            LogRecord::Installing(meta) | LogRecord::Reset(meta) | LogRecord::Base(meta) => {
+                meta.index
+            }
+            LogRecord::HardState(hard) => hard.commit,
+        };
+        if index.0 == u64::MAX {
+            return Err("no entry could follow");
+        }
         match record {
             LogRecord::Entry(entry) => return self.append(entry),
             LogRecord::HardState(hard) => self.hard = hard,
@@ -140,7 +150,9 @@ impl Reader {
                 let bytes = bytes.and_then(|(from, to)| content.get(from..to));
                 self.last_frame = bytes.map(|bytes| (offset, bytes.to_vec()));
             }
-            (offset, ordinal) = (found.end, ordinal + 1);
+            let next = ordinal.checked_add(1);
+            ordinal = next.ok_or_else(|| rot(offset, "no frame could follow"))?;
+            offset = found.end;
         }
         if is_newest {
             if frame::find_later(content, offset, seq, ordinal).is_some() {
@@ -193,7 +205,9 @@ impl RaftLog {
             .filter_map(|n| segment::parse_name(n))
             .collect();
         seqs.sort_unstable();
-        let run = seqs.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
+        let run = seqs
+            .windows(2)
+            .rposition(|pair| pair[0].checked_add(1) != Some(pair[1]));
         let (stale, seqs) = seqs.split_at(run.map_or(0, |at| at + 1));
         let Some(&newest) = seqs.last() else {
             return Err(LogError::Missing { dir: dir.into() });

@@ -257,6 +257,17 @@ fn foreign_newer_and_missing_logs_are_refused() {
 }
 
 #[test]
+fn regression_an_entry_that_none_could_follow_is_rot() {
+    let disk = SimDisk::new();
+    let mut log = create(&disk);
+    let last = entry(u64::MAX, 1, 3);
+    let reset = LogRecord::Reset(meta(u64::MAX - 1, 1));
+    log.append(&[write([reset, last.clone(), last])]).unwrap();
+    drop(log);
+    assert!(matches!(open(&disk), Err(LogError::Rot { .. })));
+}
+
+#[test]
 fn a_failed_sync_stops_the_log() {
     let disk = SimDisk::new();
     let mut log = create(&disk);

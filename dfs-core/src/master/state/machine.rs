@@ -27,6 +27,7 @@ use crate::store::Kv;
 use crate::types::{ClusterId, LogIndex, OpId, QuorumSizes, Term, Time, crc32c};
 use crate::wire::{ErrorClass, ErrorCode, Mutation, WireError};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Receipts kept.
 const RECEIPTS_MAX: usize = 200;
@@ -110,6 +111,32 @@ impl<K: Kv> MasterState<K> {
         self.leaps = Leaps::load(&self.kv)?;
         self.waiting = Waiting::default();
         Ok(())
+    }
+
+    /// What is cached otherwise than a state that is opened over the same tables would cache it; empty
+    /// unless an apply changed one and not the other.
+    ///
+    /// # Errors
+    /// A damaged table.
+    pub fn stale_caches(&self) -> Result<Vec<&'static str>, StateError> {
+        let kv = &self.kv;
+        let applied: AppliedRow = keys::get(kv, "applied", keys::APPLIED)?.unwrap_or_default();
+        let cluster: Option<ClusterRow> = keys::get(kv, "cluster", keys::CLUSTER)?;
+        let is_paused = keys::get(kv, "paused", keys::PAUSED)?.unwrap_or(false);
+        let differ = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
+        let parts = [
+            ("applied", differ(&self.applied, &applied)),
+            ("cluster", differ(&self.cluster, &cluster)),
+            ("sessions", differ(&self.sessions, &Sessions::load(kv)?)),
+            ("groups", differ(&self.pgs, &Pgs::load(kv)?)),
+            ("stores", differ(&self.stores, &Stores::load(kv)?)),
+            ("locks", differ(&self.locks, &Locks::load(kv)?)),
+            ("repairs", differ(&self.repairs, &Repairs::load(kv)?)),
+            ("paused", differ(&self.repair_paused, &is_paused)),
+            ("leaps", differ(&self.leaps, &Leaps::load(kv)?)),
+        ];
+        let stale = parts.into_iter().filter(|(_, differs)| *differs);
+        Ok(stale.map(|(what, _)| what).collect())
     }
 
     /// Applies one entry.
