@@ -4,6 +4,7 @@
 //! seeds and finds the faults that a failing seed needs.
 use dfs_tests::sim::{Bug, Counts, Settings, run};
 use std::ops::Range;
+use std::process::Command;
 use std::time::Instant;
 
 const SEEDS: u64 = 200;
@@ -48,6 +49,12 @@ fn what_was_acknowledged_survives_and_nothing_stale_is_read() {
         began.elapsed()
     );
     assert!(failures.is_empty(), "seeds failed: {failures:?}");
+    let count = seeds().count() as u64;
+    assert_eq!(
+        total.shortfalls(count),
+        [""; 0],
+        "so the rest proves little"
+    );
 }
 
 #[test]
@@ -55,6 +62,19 @@ fn the_same_seed_gives_the_same_trace() {
     for seed in 0..3 {
         let hash = |seed| run(Settings::new(seed)).map(|report| report.hash);
         assert_eq!(hash(seed), hash(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_process_gives_the_same_trace() {
+    let program = env!("CARGO_BIN_EXE_sim");
+    let args = ["--seeds", "2", "--from", "3", "--hashes"];
+    let told = Command::new(program).args(args).output();
+    let told = String::from_utf8(told.expect("the program is built").stdout).expect("plain text");
+    for seed in 3..5 {
+        let report = run(Settings::new(seed)).expect("it is one of the seeds above");
+        let line = format!("seed {seed}: hash {:016x}", report.hash);
+        assert!(told.contains(&line), "{line} is not in:\n{told}");
     }
 }
 

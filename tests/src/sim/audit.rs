@@ -3,12 +3,12 @@ use super::daemon::Daemon;
 use super::node::Node;
 use super::settings::store_id;
 use super::trace::Trace;
+use super::voters::audit_voters;
 use dfs_core::master::state::MasterState;
 use dfs_core::master::state::namespace;
 use dfs_core::store::{LazyKv, ObjectStore};
 use dfs_core::types::{ObjectId, ObjectSum, PgId, StoreId};
 use dfs_core::wire::master::PgRow;
-use std::collections::BTreeMap;
 
 type State = MasterState<LazyKv>;
 
@@ -82,19 +82,7 @@ pub(super) fn audit(nodes: &[Node], leader: usize, trace: &mut Trace) -> Result<
     if !faults.is_empty() {
         return Err(format!("the namespace's audit: {}", faults.join("; ")));
     }
-    let mut hashes = BTreeMap::new();
-    for node in nodes {
-        let Some(applied) = state_of(node).map(State::applied) else {
-            continue;
-        };
-        let first = *hashes.entry(applied.index).or_insert(applied.hash);
-        if first != applied.hash {
-            return Err(format!(
-                "voters differ at {}: node {} has hash {}, another {first}",
-                applied.index, node.index, applied.hash
-            ));
-        }
-    }
+    audit_voters(nodes, leader, trace)?;
     let applied = state.applied();
     trace.mix(applied.index.0);
     trace.mix(u64::from(applied.hash));

@@ -34,6 +34,9 @@ struct Args {
     /// Prints what happens
     #[arg(long)]
     trace: bool,
+    /// Prints a hash of everything that happened, for each seed
+    #[arg(long)]
+    hashes: bool,
 }
 
 impl Args {
@@ -92,6 +95,9 @@ fn run_seeds(args: &Args) -> bool {
         let settings = args.settings(seed, args.bug);
         match run(settings.clone()) {
             Ok(report) => {
+                if args.hashes {
+                    println!("seed {seed}: hash {:016x}", report.hash);
+                }
                 total.add(&report.counts);
                 events += report.events;
                 simulated += report.simulated.as_secs_f64();
@@ -111,7 +117,15 @@ fn run_seeds(args: &Args) -> bool {
         failures.len(),
         count as f64 * 60.0 / took
     );
-    failures.is_empty()
+    // Runs that fail or leave faults out do less than others.
+    let is_usual = failures.is_empty() && args.bug.is_none() && args.without.is_empty();
+    let short = if is_usual {
+        total.shortfalls(count)
+    } else {
+        Vec::new()
+    };
+    short.iter().for_each(|what| println!("too little: {what}"));
+    failures.is_empty() && short.is_empty()
 }
 
 /// The first seed that notices a bug and is well without it, and what it noticed.

@@ -138,8 +138,10 @@ impl Daemon {
     }
 
     /// The process dies; what its threads had begun may have happened.
-    pub fn killed(mut self, fx: &mut Fabric) {
+    pub fn killed(mut self, disk: &SimDisk, fx: &mut Fabric) {
         if fx.chance(0.5) {
+            // Between a write and its sync, too: the bytes stay, for the next run to make durable.
+            disk.fail_syncs_after(fx.rng.random_range(0..4));
             self.finish_some(fx);
         }
     }

@@ -94,6 +94,10 @@ impl Fabric {
         self.events += 1;
         self.trace.mix(at.0);
         self.trace.mix(number);
+        if let Ev::Deliver { to, packet, .. } = &event {
+            self.trace.mix(to.number() as u64);
+            packet.mix_into(&mut self.trace);
+        }
         Some(event)
     }
 

@@ -1,4 +1,5 @@
 //! A worker's get: a layout, known or asked for, the map, then the get machine.
+use super::answers::is_fair;
 use super::asks::{AskError, Purpose, What};
 use super::bugs::Bug;
 use super::client::{CallKind, Client, Cx};
@@ -10,7 +11,7 @@ use dfs_core::client::get::{
 };
 use dfs_core::types::{BLOCK_SIZE, ChunkNo, Extent, Ino, PgMap, Revision};
 use dfs_core::wire::master::{Layout, MasterResponse, QueryAnswer};
-use dfs_core::wire::{ErrorClass, ErrorCode, Query, ReplicaResponse, Response, Stamp, WireError};
+use dfs_core::wire::{ErrorCode, Query, ReplicaResponse, Response, Stamp, WireError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,10 +285,12 @@ impl Client {
         let Job::Get(job) = &self.jobs[worker] else {
             return;
         };
-        let class = why.as_ref().map(|e| e.last.code.class());
-        if job.must_work && class != Some(ErrorClass::Permanent) {
-            cx.fx
-                .fail(format!("nothing is wrong, but a get cannot start: {why:?}"));
+        let ino = job.ino;
+        let is_refused = why.as_ref().is_some_and(|e| is_fair(e.last.code));
+        if job.must_work && (!is_refused || cx.oracle.readings.is_listed(ino)) {
+            cx.fx.fail(format!(
+                "nothing is wrong, but a get of inode {ino} cannot start: {why:?}"
+            ));
         }
         self.end_job(worker, cx);
     }
@@ -305,6 +308,7 @@ impl Client {
                 self.index, job.floor
             ),
         );
+        cx.fx.trace.mix_bytes(format!("{ino} {text:?}").as_bytes());
         match result {
             Ok(done) => {
                 if !done.resolved && !job.is_fresh {
@@ -319,7 +323,7 @@ impl Client {
                 self.layouts.remove(&ino);
                 cx.oracle.counts.gets_failed += 1;
                 let is_refused = matches!(&e, GetError::Refused(e)
-                    if e.code.class() == ErrorClass::Permanent);
+                    if is_fair(e.code) && !cx.oracle.readings.is_listed(ino));
                 let is_lost = matches!(&e, GetError::Corrupt { .. } | GetError::Missing { .. });
                 if is_lost || (job.must_work && !is_refused) {
                     cx.fx.fail(format!("get of inode {ino} failed: {e}"));
@@ -378,6 +382,15 @@ fn check_get(
         for extent in &chunk.extents {
             if !bytes.contains_key(&extent.object) {
                 return Err(format!("get of inode {ino}: no bytes of {}", extent.object));
+            }
+            let is_whole = bytes[&extent.object].len() == extent.sum.len as usize;
+            let is_inside = u64::from(extent.object_offset) + u64::from(extent.len)
+                <= u64::from(extent.sum.len);
+            if !is_whole || !is_inside {
+                let len = bytes[&extent.object].len();
+                return Err(format!(
+                    "inode {ino}: {len} bytes of an object for {extent:?}"
+                ));
             }
             slots_of(ino, chunk.chunk, extent, &mut content)?;
         }

@@ -1,15 +1,15 @@
 //! What the workers of a client do: namespace operations, puts and gets.
+use super::answers::{answered, create, is_fair, keys_of, mutated, mutation, query};
 use super::asks::{AskError, Owner, Purpose, What};
 use super::client::{CachedName, CallKind, Client, ClientTimer, Cx};
 use super::gets::GetJob;
-use super::linear::{Mode, NAMES, NameAnswer, NameOp, dir_of};
+use super::linear::{NameAnswer, NameOp, dir_of};
 use super::puts::PutJob;
 use super::workload::{self, Task};
 use bytes::Bytes;
 use dfs_core::types::{FileKind, Ino, Name, OpId, PgMap, StoreId, Time};
 use dfs_core::wire::master::{MasterResponse, QueryAnswer};
-use dfs_core::wire::mutation::{NewNode, RenameMode};
-use dfs_core::wire::{ErrorClass, ErrorCode, Mutation, MutationOk, Query, ReplicaRequest, Request};
+use dfs_core::wire::{ErrorClass, ErrorCode, MutationOk, Query, ReplicaRequest, Request};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +34,6 @@ pub(super) struct NameJob {
     must_work: bool,
 }
 
-pub(super) fn name_of(key: usize) -> Name {
-    Name::new(format!("n{}", key % NAMES)).expect("a plain name")
-}
-
-fn key_of(dir: usize, name: &Name) -> Option<usize> {
-    let digit = name.as_bytes().strip_prefix(b"n")?.first()?;
-    Some(dir * NAMES + usize::from(digit - b'0'))
-}
-
 impl Client {
     pub(super) fn begin_job(&mut self, worker: usize, job: Job) -> u64 {
         self.jobs[worker] = job;
@@ -59,6 +50,7 @@ impl Client {
         self.jobs[worker] = Job::Idle;
         self.job_numbers[worker] += 1;
         let pause = match (cx.oracle.is_calm, cx.oracle.must_work) {
+            _ if cx.oracle.readings.has_begun() => Duration::from_millis(1),
             (_, true) => cx.fx.ms(100, 700),
             (true, _) => cx.fx.ms(400, 3_000),
             _ => cx.fx.ms(5, 200),
@@ -77,11 +69,17 @@ impl Client {
     }
 
     pub(super) fn next_job(&mut self, worker: usize, cx: &mut Cx<'_>) {
-        if !cx.oracle.is_busy || !matches!(self.jobs[worker], Job::Idle) {
+        if !matches!(self.jobs[worker], Job::Idle) {
             return;
         }
-        match workload::next(self, cx) {
+        let task = match cx.oracle.readings.pop(self.index) {
+            Some(task) => task,
+            None if cx.oracle.is_busy => workload::next(self, cx),
+            None => return,
+        };
+        match task {
             Task::Name(op) => self.begin_name(worker, op, cx),
+            Task::List(dir) => self.begin_name(worker, NameOp::List { dir }, cx),
             Task::Put(ino, shape) => self.begin_put(worker, ino, shape, cx),
             Task::Get(ino) => self.begin_get(worker, ino, cx),
             Task::Nothing => self.end_job(worker, cx),
@@ -225,12 +223,15 @@ impl Client {
             mutation,
             must_work,
         } = job;
-        let answer = self.judge(op, mutation.is_some(), &result, must_work, cx);
+        let answer = self.judge(op, &result, must_work, cx);
         let text = (self.index, worker);
         cx.fx.trace.say(
             cx.fx.now,
             format_args!("client {text:?}: {op:?} -> {answer:?}"),
         );
+        cx.fx
+            .trace
+            .mix_bytes(format!("{op:?} {answer:?}").as_bytes());
         if let Some(op_id) = mutation {
             self.finish_op(op_id);
             if answer == NameAnswer::Unknown {
@@ -240,8 +241,14 @@ impl Client {
                 self.note_own_change(op, cx, false);
             }
         }
-        if let NameAnswer::Created(ino) = answer {
-            cx.oracle.created.push(ino);
+        match &answer {
+            NameAnswer::Created(ino) => cx.oracle.created.push(*ino),
+            NameAnswer::Listed(found) => {
+                found
+                    .iter()
+                    .for_each(|(_, ino)| cx.oracle.readings.lists(*ino));
+            }
+            _ => {}
         }
         if let (NameOp::Lookup { key }, true) = (op, is_cacheable) {
             let dir = cx.oracle.dirs[dir_of(key)];
@@ -263,22 +270,26 @@ impl Client {
     fn judge(
         &self,
         op: NameOp,
-        is_mutation: bool,
         result: &Result<MasterResponse, AskError>,
         must_work: bool,
         cx: &mut Cx<'_>,
     ) -> NameAnswer {
         let error = match result {
-            Ok(MasterResponse::Mutated(ok)) => return mutated(ok),
-            Ok(MasterResponse::Answer { body, .. }) => return answered(op, body),
-            Ok(other) => {
-                cx.fx.fail(format!("{op:?} was answered with {other:?}"));
-                return NameAnswer::Never;
+            Ok(answer) => {
+                let answer = match answer {
+                    MasterResponse::Mutated(ok) => mutated(op, ok),
+                    MasterResponse::Answer { body, .. } => answered(op, body),
+                    other => Err(format!("it was answered with {other:?}")),
+                };
+                return answer.unwrap_or_else(|what| {
+                    cx.fx.fail(format!("{op:?}: {what}"));
+                    NameAnswer::Never
+                });
             }
             Err(error) => error,
         };
         let code = error.last.code;
-        if must_work && code.class() != ErrorClass::Permanent {
+        if must_work && code != ErrorCode::Exists && !is_fair(code) {
             let (now, last) = (self.now(cx.fx), &error.last);
             cx.fx.fail(format!(
                 "nothing is wrong, but {op:?} failed at {now:?}: {last}"
@@ -291,7 +302,7 @@ impl Client {
             ErrorCode::SessionExpired | ErrorCode::OpAborted | ErrorCode::OpTooOld => {
                 NameAnswer::Never
             }
-            _ if code.class() != ErrorClass::Permanent || !is_mutation => NameAnswer::Never,
+            _ if code.class() != ErrorClass::Permanent => NameAnswer::Never,
             _ => {
                 cx.fx.fail(format!("{op:?} was refused: {}", error.last));
                 NameAnswer::Never
@@ -395,102 +406,5 @@ impl Client {
             Job::Get(get) if get.timer == number => self.get_tick(worker, cx),
             _ => {}
         }
-    }
-}
-
-pub(super) fn create(parent: Ino, name: Name, kind: FileKind, exclusive: bool) -> Mutation {
-    let node = NewNode {
-        kind,
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Vec::new(),
-    };
-    Mutation::Create {
-        parent,
-        name,
-        node,
-        exclusive,
-    }
-}
-
-fn keys_of(op: NameOp) -> Vec<usize> {
-    match op {
-        NameOp::Create { key, .. } | NameOp::Unlink { key } | NameOp::Lookup { key } => vec![key],
-        NameOp::Rename { from, to, .. } => vec![from, to],
-        NameOp::List { .. } => Vec::new(),
-    }
-}
-
-fn mutation(op: NameOp, dirs: &[Ino]) -> Option<Mutation> {
-    let parent = |key| dirs[dir_of(key)];
-    Some(match op {
-        NameOp::Create { key, exclusive } => {
-            create(parent(key), name_of(key), FileKind::File, exclusive)
-        }
-        NameOp::Unlink { key } => Mutation::Unlink {
-            parent: parent(key),
-            name: name_of(key),
-            purge: false,
-        },
-        NameOp::Rename { from, to, mode } => Mutation::Rename {
-            from_parent: parent(from),
-            from_name: name_of(from),
-            to_parent: parent(to),
-            to_name: name_of(to),
-            mode: match mode {
-                Mode::Replace => RenameMode::Replace,
-                Mode::NoReplace => RenameMode::NoReplace,
-                Mode::Exchange => RenameMode::Exchange,
-            },
-        },
-        NameOp::Lookup { .. } | NameOp::List { .. } => return None,
-    })
-}
-
-fn query(op: NameOp, dirs: &[Ino]) -> Query {
-    match op {
-        NameOp::List { dir } => Query::ReadDir {
-            ino: dirs[dir],
-            after: 0,
-            limit: 100,
-            with_attrs: false,
-        },
-        NameOp::Create { key, .. } | NameOp::Unlink { key } | NameOp::Lookup { key } => {
-            Query::Lookup {
-                parent: dirs[dir_of(key)],
-                name: name_of(key),
-            }
-        }
-        NameOp::Rename { from, .. } => Query::Lookup {
-            parent: dirs[dir_of(from)],
-            name: name_of(from),
-        },
-    }
-}
-
-fn mutated(ok: &MutationOk) -> NameAnswer {
-    match ok {
-        MutationOk::Entry {
-            attr,
-            created: true,
-        } => NameAnswer::Created(attr.ino),
-        MutationOk::Entry {
-            attr,
-            created: false,
-        } => NameAnswer::Found(attr.ino),
-        _ => NameAnswer::Done,
-    }
-}
-
-fn answered(op: NameOp, body: &QueryAnswer) -> NameAnswer {
-    match (op, body) {
-        (NameOp::Lookup { .. }, QueryAnswer::Attr(attr)) => NameAnswer::Found(attr.ino),
-        (NameOp::List { dir }, QueryAnswer::Entries(entries, true)) => {
-            let pair = |e: &dfs_core::wire::master::DirEntry| Some((key_of(dir, &e.name)?, e.ino));
-            NameAnswer::Listed(entries.iter().filter_map(pair).collect())
-        }
-        _ => NameAnswer::Never,
     }
 }

@@ -7,16 +7,17 @@
 //! 1. *setup*: one node bootstraps, the others join, three vote, groups get members;
 //! 2. *chaos*: work and faults;
 //! 3. *healing*: faults end; after a while every operation must succeed;
-//! 4. *quiet*: work ends; every group becomes clean, every member holds all that it must;
-//! 5. *audit*: files are read back, tables checked, histories explained.
+//! 4. *quiet*: work ends; every group becomes clean, every member holds all that it must; all nodes
+//!    are restarted, and it becomes quiet again;
+//! 5. *audit*: every client lists and reads everything, tables are checked, histories explained.
 //!
 //! | file | what |
 //! |---|---|
 //! | `fabric`, `network`, `clock`, `trace` | events, time, packets |
 //! | `node`, `node_work`, `node_disk`, `node_calls`, `daemon` | a machine and its daemon |
-//! | `client`, `contact`, `asks`, `jobs`, `puts`, `gets` | a client |
-//! | `workload`, `fault_plan`, `faults`, `world` | what happens |
-//! | `oracle`, `linear`, `audit`, `acks`, `fences`, `reports`, `votes` | what must be true |
+//! | `client`, `contact`, `asks`, `jobs`, `answers`, `puts`, `gets` | a client |
+//! | `workload`, `fault_plan`, `faults`, `reading`, `world` | what happens |
+//! | `oracle`, `contents`, `linear`, `audit`, `acks`, `fences`, `reports`, `voters`, `votes`, `floors` | what must be true |
 //! | `failover`, `failover_watch`, `failover_left` | a leader lost at a step of a repair, a rejoin, a drain, a rebalance |
 //! | `settings` | who takes part |
 //! | `bugs`, `planted`, `planted_leader` | planted bugs |
@@ -24,6 +25,7 @@
 //!
 //! Not simulated: gossip itself, the file layer's write buffer and caches, TLS, disk rot.
 mod acks;
+mod answers;
 mod asks;
 mod audit;
 mod bugs;
@@ -31,6 +33,7 @@ pub mod cli;
 mod client;
 mod clock;
 mod contact;
+mod contents;
 mod daemon;
 mod fabric;
 pub mod failover;
@@ -39,6 +42,7 @@ mod failover_watch;
 mod fault_plan;
 mod faults;
 mod fences;
+mod floors;
 mod gets;
 mod jobs;
 mod linear;
@@ -51,10 +55,12 @@ mod oracle;
 mod planted;
 mod planted_leader;
 mod puts;
+mod reading;
 mod reports;
 mod settings;
 pub mod shrink;
 mod trace;
+mod voters;
 mod votes;
 mod workload;
 mod world;

@@ -4,11 +4,13 @@
 //! is repeated, a cut delays or ends them. The rest (stores, Raft) is loose: a pool of connections
 //! with retries may reorder, repeat and lose requests, and the machines must bear it.
 use super::fabric::Ev;
+use super::trace::Trace;
 use bytes::Bytes;
 use dfs_core::types::Time;
 use dfs_core::wire::{Push, Request, Response, WireError};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -59,6 +61,27 @@ pub(super) enum Packet {
     Cast(Request),
     /// The connection is gone.
     Closed,
+}
+
+impl Packet {
+    /// All of it counts for the trace.
+    pub fn mix_into(&self, trace: &mut Trace) {
+        let (body, payload) = match self {
+            Self::Request { id, body, payload } => (coded(&(0u8, id, body)), Some(payload)),
+            Self::Reply { id, body, payload } => (coded(&(1u8, id, body)), Some(payload)),
+            Self::Push(push) => (coded(&(2u8, push)), None),
+            Self::Cast(request) => (coded(&(3u8, request)), None),
+            Self::Closed => (vec![4], None),
+        };
+        trace.mix_bytes(&body);
+        if let Some(payload) = payload {
+            trace.mix_bytes(payload);
+        }
+    }
+}
+
+fn coded(what: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(what).expect("our own types serialize into a vector")
 }
 
 /// One connection.

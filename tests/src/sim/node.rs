@@ -245,7 +245,7 @@ impl Node {
         self.is_paused = false;
         self.inbox.clear();
         if kills {
-            daemon.killed(fx);
+            daemon.killed(&self.disk, fx);
             self.disk.kill();
         } else {
             daemon.lost_power(&self.disk, fx);

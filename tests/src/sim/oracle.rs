@@ -2,9 +2,10 @@
 //!
 //! Checked at once: a get returns a revision at least as new as any acknowledged or returned before
 //! it began; the bytes are those that the named put wrote; a revision has one put, a put one
-//! revision; what was reported as not applied is never seen. Checked at the end, when all is known:
-//! each returned content is what the puts up to its revision add up to.
+//! revision; what was reported as not applied is never seen. At the end, when all is known, contents are
+//! checked ([`super::contents`]).
 use super::linear::History;
+use super::reading::Readings;
 use bytes::Bytes;
 use dfs_core::types::{ChunkNo, Ino, ObjectId, OpId, Revision};
 use std::collections::BTreeMap;
@@ -63,27 +64,29 @@ pub(super) enum Fate {
 }
 
 #[derive(Debug)]
-struct Put {
-    ino: Ino,
-    shape: Shape,
-    fate: Fate,
+pub(super) struct Put {
+    pub ino: Ino,
+    pub shape: Shape,
+    pub fate: Fate,
 }
 
 /// Which object fills a slot, and where in it the slot begins.
 pub(super) type Content = BTreeMap<(ChunkNo, u32), (ObjectId, u32)>;
 
+/// What a get returned.
 #[derive(Debug)]
-struct Seen {
-    ino: Ino,
-    revision: Revision,
-    size: u64,
-    content: Content,
+pub(super) struct Seen {
+    pub ino: Ino,
+    pub revision: Revision,
+    pub size: u64,
+    pub content: Content,
 }
 
 #[derive(Debug, Default)]
-struct File {
+pub(super) struct File {
     floor: Revision,
-    made: BTreeMap<Revision, OpId>,
+    /// The puts that are known to have made revisions.
+    pub made: BTreeMap<Revision, OpId>,
 }
 
 /// How much a run did.
@@ -157,11 +160,13 @@ pub(super) struct Oracle {
     pub is_calm: bool,
     /// Since when everything must work, if it must.
     pub must_work: bool,
-    /// Files still to be read back.
-    pub to_read: Vec<Ino>,
-    puts: BTreeMap<OpId, Put>,
-    files: BTreeMap<Ino, File>,
-    seen: Vec<Seen>,
+    /// What is read at the end.
+    pub readings: Readings,
+    /// Puts of a file that lost their lease one after the other.
+    pub stale_leases: BTreeMap<Ino, u32>,
+    pub puts: BTreeMap<OpId, Put>,
+    pub revisions: BTreeMap<Ino, File>,
+    pub seen: Vec<Seen>,
 }
 
 /// Bytes of an object: nobody else's, and cheap.
@@ -194,7 +199,9 @@ impl Oracle {
 
     /// The newest revision that anybody was told of.
     pub fn floor(&self, ino: Ino) -> Revision {
-        self.files.get(&ino).map_or(Revision(0), |file| file.floor)
+        self.revisions
+            .get(&ino)
+            .map_or(Revision(0), |file| file.floor)
     }
 
     pub fn put_ends(&mut self, op: OpId, floor: Revision, fate: Fate) -> Result<(), String> {
@@ -228,7 +235,7 @@ impl Oracle {
         if revision.0 == 0 {
             return Ok(());
         }
-        let file = self.files.entry(ino).or_default();
+        let file = self.revisions.entry(ino).or_default();
         file.floor = file.floor.max(revision);
         let first = *file.made.entry(revision).or_insert(op);
         if first != op {
@@ -278,48 +285,6 @@ impl Oracle {
         Ok(())
     }
 
-    /// Checks each content that was read against the puts it is made of.
-    pub fn check_contents(&self) -> Result<(), String> {
-        self.seen.iter().try_for_each(|seen| self.check_seen(seen))
-    }
-
-    fn check_seen(&self, seen: &Seen) -> Result<(), String> {
-        let empty = BTreeMap::new();
-        let made = self.files.get(&seen.ino).map_or(&empty, |file| &file.made);
-        let (mut content, mut size) = (Content::new(), 0u64);
-        let mut is_complete = true;
-        for number in 1..=seen.revision.0 {
-            match made.get(&Revision(number)) {
-                Some(op) => apply(&self.puts[op].shape, *op, &mut content, &mut size),
-                None => is_complete = false,
-            }
-        }
-        let tell = |what: String| {
-            let order: Vec<String> = made.iter().map(|(r, op)| format!("{r}:{op}")).collect();
-            let (ino, revision) = (seen.ino, seen.revision);
-            Err(format!(
-                "inode {ino} at revision {revision}: {what}; puts {}",
-                order.join(" ")
-            ))
-        };
-        if is_complete && seen.size != size {
-            return tell(format!("size {}, expected {size}", seen.size));
-        }
-        let slots = (0..CHUNKS).flat_map(|c| (0..SLOTS).map(move |s| (ChunkNo(c), s)));
-        for slot in slots {
-            let (is, shall) = (seen.content.get(&slot), content.get(&slot));
-            let by_unknown = |object: &(ObjectId, u32)| {
-                let put = self.puts.get(&object.0.op);
-                put.is_some_and(|p| matches!(p.fate, Fate::Unknown | Fate::Open))
-            };
-            let may_differ = !is_complete && is.is_none_or(by_unknown);
-            if is != shall && !may_differ {
-                return tell(format!("slot {slot:?} holds {is:?}, expected {shall:?}"));
-            }
-        }
-        Ok(())
-    }
-
     /// The inode and chunk that an object was written for.
     pub fn place_of(&self, object: ObjectId) -> Option<(Ino, ChunkNo)> {
         let put = self.puts.get(&object.op)?;
@@ -329,29 +294,6 @@ impl Oracle {
 
     /// Files that a run should read back at the end, with the newest revision known.
     pub fn files(&self) -> impl Iterator<Item = Ino> {
-        self.files.keys().copied()
+        self.revisions.keys().copied()
     }
-}
-
-/// Applies a put to a content.
-fn apply(shape: &Shape, op: OpId, content: &mut Content, size: &mut u64) {
-    match shape {
-        Shape::Truncate(to) => {
-            content.retain(|(chunk, slot), _| chunk.start() + u64::from(slot * SLOT) < *to);
-            *size = *to;
-            return;
-        }
-        Shape::Replace(_) => {
-            content.clear();
-            *size = 0;
-        }
-        Shape::Write(_) => {}
-    }
-    for (range, index) in shape.ranges().iter().zip(0u32..) {
-        let object = ObjectId { op, index };
-        for slot in 0..range.count {
-            content.insert((range.chunk, range.first + slot), (object, slot * SLOT));
-        }
-    }
-    *size = (*size).max(shape.end());
 }

@@ -1,5 +1,6 @@
 //! A worker's put: open for the lease, the map, then the put machine under one op-id.
 use super::acks::Acks;
+use super::answers::is_fair;
 use super::asks::{AskError, Purpose, What};
 use super::bugs::Bug;
 use super::client::{CallKind, Client, Cx};
@@ -15,10 +16,13 @@ use dfs_core::types::{
 };
 use dfs_core::wire::master::MasterResponse;
 use dfs_core::wire::{
-    ErrorClass, ErrorCode, Mutation, MutationOk, ReplicaResponse, Response, WireError, WriteToken,
+    ErrorCode, Mutation, MutationOk, ReplicaResponse, Response, WireError, WriteToken,
 };
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Puts of a file that may lose their lease one after the other, though nothing is wrong.
+const STALE_MAX: u32 = 8;
 
 /// One put.
 pub(super) struct PutJob {
@@ -321,10 +325,7 @@ impl Client {
         why: Option<WireError>,
         cx: &mut Cx<'_>,
     ) {
-        let is_permanent = why
-            .as_ref()
-            .is_some_and(|e| e.code.class() == ErrorClass::Permanent);
-        if must_work && !is_permanent {
+        if must_work && !why.as_ref().is_some_and(|e| is_fair(e.code)) {
             cx.fx
                 .fail(format!("nothing is wrong, but a put cannot start: {why:?}"));
         }
@@ -341,6 +342,7 @@ impl Client {
             cx.fx.now,
             format_args!("client {}: put {op} of {ino} -> {text:?}", self.index),
         );
+        cx.fx.trace.mix_bytes(format!("{op} {result:?}").as_bytes());
         self.finish_op(op);
         job.abandons
             .iter()
@@ -353,12 +355,18 @@ impl Client {
         if let Err(what) = cx.oracle.put_ends(op, job.floor, fate) {
             cx.fx.fail(what);
         }
+        if result.is_ok() {
+            cx.oracle.stale_leases.remove(&ino);
+        }
         if let Err(e) = &result {
             // The lease may be an old one: ask for it again next time.
             self.opens.remove(&ino);
             let is_fair = match e {
-                PutError::StaleLease => true,
-                PutError::Refused(e) => e.code.class() == ErrorClass::Permanent,
+                PutError::StaleLease => job
+                    .must_work
+                    .then(|| lost_again(ino, cx))
+                    .is_none_or(|n| n < STALE_MAX),
+                PutError::Refused(e) => is_fair(e.code),
                 _ => false,
             };
             if job.must_work && !is_fair {
@@ -410,6 +418,13 @@ impl Client {
             }
         }
     }
+}
+
+/// How many puts of the file in a row have now lost their lease.
+fn lost_again(ino: Ino, cx: &mut Cx<'_>) -> u32 {
+    let count = cx.oracle.stale_leases.entry(ino).or_default();
+    *count += 1;
+    *count
 }
 
 fn flat(result: Result<MasterResponse, AskError>) -> Result<MutationOk, WireError> {

@@ -7,8 +7,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// What a worker takes up.
+#[derive(Debug, Clone)]
 pub(super) enum Task {
     Name(NameOp),
+    List(usize),
     Put(Ino, Shape),
     Get(Ino),
     Nothing,

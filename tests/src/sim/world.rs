@@ -3,12 +3,13 @@ use super::client::{Client, ClientTimer, Cx, WORKERS};
 use super::fabric::{Ev, Fabric};
 use super::failover::FailoverReport;
 use super::failover_watch::Watch;
-use super::faults::Nemesis;
+use super::faults::{Fault, Nemesis};
 use super::fences::Fences;
 use super::linear::DIRS;
 use super::network::{CLIENTS, End, NODES, Net, Packet};
 use super::node::Node;
 use super::oracle::{Counts, Oracle};
+use super::reading::Stage;
 use super::settings::{Plan, Settings};
 use super::trace::Trace;
 use dfs_core::consensus::SnapshotMeta;
@@ -72,6 +73,8 @@ pub(super) struct World {
     clients: Vec<Client>,
     phase: Phase,
     since: Time,
+    /// All nodes were stopped and started at the end.
+    was_restarted: bool,
     pub(super) fences: Fences,
     last_leader: Option<usize>,
     /// Why it is not quiet yet.
@@ -100,6 +103,7 @@ impl World {
             clients,
             phase: Phase::Setup,
             since,
+            was_restarted: false,
             fences: Fences::default(),
             last_leader: None,
             trouble: String::new(),
@@ -257,7 +261,7 @@ impl World {
                 self.enter(Phase::Quiet);
             }
             Phase::Quiet => {
-                self.trouble = self.disorder();
+                self.trouble = self.disorder_at_rest();
                 if elapsed > QUIET_MAX {
                     return Err(format!(
                         "not in order {QUIET_MAX:?} after: {}",
@@ -265,13 +269,23 @@ impl World {
                     ));
                 }
                 if self.trouble.is_empty() && self.clients.iter().all(Client::is_idle) {
-                    self.begin_reading();
+                    // A failover's own audit counts what is moved.
+                    match self.was_restarted || self.failover.is_some() {
+                        true => self.enter(Phase::Reading),
+                        false => self.restart_all(),
+                    }
                 }
             }
             Phase::Reading => {
                 let is_idle = self.clients.iter().all(Client::is_idle);
-                if is_idle && !self.read_next() {
-                    return Ok(true);
+                if is_idle && self.oracle.readings.is_empty() && !self.read_next() {
+                    self.trouble = self.disorder_at_rest();
+                    if self.trouble.is_empty() {
+                        return Ok(true);
+                    }
+                }
+                if elapsed > QUIET_MAX {
+                    return Err(format!("no end {QUIET_MAX:?} after: {}", self.trouble));
                 }
             }
             _ => {}
@@ -315,6 +329,17 @@ impl World {
         }
     }
 
+    /// The same, and the voters have applied the same.
+    fn disorder_at_rest(&self) -> String {
+        let trouble = self.disorder();
+        match self.leader() {
+            Some(leader) if trouble.is_empty() => {
+                super::voters::disorder_of_voters(&self.nodes, leader)
+            }
+            _ => trouble,
+        }
+    }
+
     pub(super) fn state_of(&self, node: usize) -> Option<&MasterState<LazyKv>> {
         let daemon = self.nodes[node].daemon.as_ref()?;
         Some(daemon.voter.as_ref()?.master.state())
@@ -349,22 +374,36 @@ impl World {
         String::new()
     }
 
-    fn begin_reading(&mut self) {
-        self.enter(Phase::Reading);
-        self.oracle.to_read = self.oracle.files().collect();
+    /// All nodes stop, and start again a little later.
+    fn restart_all(&mut self) {
+        self.was_restarted = true;
+        let kills = self.fx.chance(0.5);
+        // These are none of the nemesis.
+        let crashes = self.oracle.counts.crashes;
+        for node in 0..self.nodes.len() {
+            self.stop_node(node, kills);
+            let pause = self.fx.ms(50, 500);
+            self.fx.after(pause, Ev::Fault(Fault::Start(node)));
+        }
+        self.oracle.counts.crashes = crashes;
+        self.enter(Phase::Quiet);
     }
 
-    /// Reads the next files back. False when all were read.
+    /// Begins the next stage of reading everything back. False when all was read.
     fn read_next(&mut self) -> bool {
-        let mut reads = false;
-        for client in 0..CLIENTS {
-            let Some(ino) = self.oracle.to_read.pop() else {
-                break;
-            };
-            reads = true;
-            self.with_client(client, |client, cx| client.begin_get(0, ino, cx));
+        let written: Vec<_> = self.oracle.files().collect();
+        let readings = &mut self.oracle.readings;
+        match readings.next_stage(self.clients.len(), DIRS, written.into_iter()) {
+            Stage::Over => return false,
+            Stage::KnowingWhatIsKnown => {}
+            Stage::KnowingNoLayouts => self.clients.iter_mut().for_each(|c| c.layouts.clear()),
         }
-        reads
+        for client in 0..self.clients.len() {
+            for worker in 0..WORKERS {
+                self.with_client(client, |client, cx| client.next_job(worker, cx));
+            }
+        }
+        true
     }
 
     fn finish(mut self) -> Result<Report, String> {
@@ -374,9 +413,13 @@ impl World {
         let leader = self.leader().ok_or("nobody leads at the end")?;
         let epochs = super::audit::audit(&self.nodes, leader, &mut self.fx.trace)?;
         self.oracle.counts.epochs = epochs;
-        self.oracle.check_contents()?;
+        self.oracle.counts.undecided += self.oracle.check_contents()?;
         if !self.oracle.names.check()? {
             self.oracle.counts.undecided += 1;
+        }
+        let idle = self.oracle.counts.idle();
+        if !idle.is_empty() {
+            return Err(idle);
         }
         Ok(Report {
             hash: self.fx.trace.hash(),
