@@ -1,5 +1,6 @@
 //! Several mounts of one cluster: what each promise of SEMANTICS.md says about them.
 #![allow(clippy::unwrap_used)]
+use dfs_tests::nemesis::workloads::Workloads;
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, times};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -260,4 +261,34 @@ fn follow(mut file: std::fs::File, all: &[u8]) -> Vec<Instant> {
         got += n;
     }
     seen
+}
+
+/// The kernel takes the end of an append of its own, placed by an old size, for newer than attributes
+/// that were asked for before, and would end a fresh reader's reads there.
+#[test]
+fn regression_a_fresh_reader_beside_an_appender_of_its_mount_sees_what_others_appended() {
+    if !fuse_or_skip("a fresh reader beside an appender") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mounts = ["a", "b"].map(|n| Mount::new(&cluster, n).unwrap());
+    let paths: Vec<_> = mounts.iter().map(|m| m.path().to_owned()).collect();
+    let workloads = Workloads::start_only(&paths, 1, &["appends"]);
+    let signal = |signal| {
+        let pid = i32::try_from(mounts[1].pid()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    // Appends take long while a mount that has read the file does not answer.
+    for _ in 0..times(3) {
+        std::thread::sleep(Duration::from_millis(500));
+        signal(rustix::process::Signal::STOP);
+        std::thread::sleep(Duration::from_millis(2500));
+        signal(rustix::process::Signal::CONT);
+    }
+    let report = workloads.stop_and_verify(&paths);
+    println!("{report}");
+    assert!(report.anomalies.is_empty(), "{:#?}", report.anomalies);
+    end(mounts);
 }

@@ -111,18 +111,22 @@ impl Vfs {
             self.wait_for_pages(ino, revision).await?;
         }
         let keep_pages = self.pages.open(ino, revision);
+        let past_pages = !mode.write && self.pages.is_appended(ino);
+        if append {
+            self.pages.open_appender(ino);
+        }
         let handle = self.handles.add(Handle::File {
             file,
             append,
             unread: (mode.read && self.moves_atime && flags & libc::O_NOATIME == 0)
                 .then(|| AtomicBool::new(true)),
-            kept: keep_pages && !mode.write,
+            kept: keep_pages && !mode.write && !past_pages,
         });
         // The kernel places appends by the size it remembers, which another mount may have changed.
         Ok(Opened {
             handle,
             keep_pages,
-            direct: append,
+            direct: append || past_pages,
         })
     }
 
@@ -316,9 +320,11 @@ impl Vfs {
             return;
         };
         self.late.forget(id);
-        if let Handle::File { file, .. } = &*handle {
-            if !file.is_version() {
-                self.pages.close(file.ino());
+        if let Handle::File { file, append, .. } = &*handle {
+            match append {
+                _ if file.is_version() => {}
+                true => self.pages.close_appender(file.ino()),
+                false => self.pages.close(file.ino()),
             }
             file.release();
         }

@@ -9,6 +9,10 @@
 //!    ([`Pages::advance`]). Appends are not written into them ([`Pages::appending`]).
 //! 4. What another mount changed is dropped soon ([`Pages::drop_pages`]), for mappings.
 //!
+//! 5. Who opens a file to read it while a handle of this mount appends to it reads past the pages
+//!    ([`Pages::is_appended`]): the kernel takes the end of its own append, placed by an old size, for
+//!    newer than the attributes that were asked for before, and would end a read there.
+//!
 //! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
 //! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
 //! since one of them may have to wait for a read that waits for a dead store, but never two for one
@@ -53,6 +57,8 @@ struct Known {
     revision: Option<Revision>,
     /// Handles of it.
     handles: u32,
+    /// Handles of it that append.
+    appenders: u32,
     /// Appends under way, which the pages do not follow.
     appends: u32,
 }
@@ -130,6 +136,26 @@ impl Pages {
         if let Some(entry) = self.known().get_mut(&ino) {
             entry.handles = entry.handles.saturating_sub(1);
         }
+    }
+
+    /// A handle that was just opened appends.
+    pub fn open_appender(&self, ino: Ino) {
+        if let Some(entry) = self.known().get_mut(&ino) {
+            entry.appenders += 1;
+        }
+    }
+
+    /// A handle that appends is released.
+    pub fn close_appender(&self, ino: Ino) {
+        if let Some(entry) = self.known().get_mut(&ino) {
+            entry.appenders = entry.appenders.saturating_sub(1);
+        }
+        self.close(ino);
+    }
+
+    /// Some handle of this mount appends to the inode.
+    pub fn is_appended(&self, ino: Ino) -> bool {
+        self.known().get(&ino).is_some_and(|k| k.appenders > 0)
     }
 
     /// This mount's own puts, and nobody else's, moved the content through `revisions`; the kernel's
@@ -402,6 +428,19 @@ mod tests {
         assert!(!pages.may_show(INO, r(3)));
         pages.close(INO);
         assert!(pages.may_show(INO, r(4)));
+    }
+
+    #[test]
+    fn an_inode_is_appended_to_while_a_handle_that_appends_is_open() {
+        let pages = Pages::default();
+        pages.open(INO, r(3));
+        assert!(!pages.is_appended(INO));
+        pages.open(INO, r(3));
+        pages.open_appender(INO);
+        pages.close(INO);
+        assert!(pages.is_appended(INO) && pages.handles(INO) == 1);
+        pages.close_appender(INO);
+        assert!(!pages.is_appended(INO) && pages.handles(INO) == 0);
     }
 
     #[tokio::test]

@@ -89,7 +89,7 @@ impl Workload for Exclusive {
             let key = group * KEYS + worker.rng.random_range(0..KEYS);
             let op = match worker.rng.random_range(0..10) {
                 0..4 => NameOp::Create,
-                4..7 if key % 3 != 0 => NameOp::Unlink,
+                4..7 if !key.is_multiple_of(3) => NameOp::Unlink,
                 _ => NameOp::Look,
             };
             self.one(&worker, &mount, &entry, (key, op));
