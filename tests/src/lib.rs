@@ -1,7 +1,7 @@
 //! Harness and scenarios: real processes under [`proc`], what looks inside them or stands between
 //! them under [`inside`], the deterministic simulator under [`sim`], any bytes to all decoders under
-//! [`fuzz`], histories and their checkers under [`history`], what programs do while things fail under
-//! [`nemesis`].
+//! [`fuzz`], histories and their checkers under [`history`], faults of real clusters and what programs
+//! do meanwhile under [`nemesis`].
 pub mod fuzz;
 pub mod history;
 pub mod inside;

@@ -15,6 +15,7 @@ use super::record::{Outcome, Record, around, by_key, load, load_title};
 use super::register::{self, Register, RegisterRecord};
 use super::search::{Call, Model, Verdict, search};
 use super::{volatile, witness, zones};
+use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ const STEPS_MAX: u64 = 5_000_000;
 const TOLD: usize = 24;
 
 /// What was checked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     /// Operations answered.
     pub ok: u64,
@@ -56,6 +57,17 @@ impl Figures {
             figures.longest_ns = figures.longest_ns.max(took);
         }
         figures
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.failed += other.failed;
+        self.unknown += other.unknown;
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
+        self.keys += other.keys;
+        self.own_pending += other.own_pending;
+        self.undecided += other.undecided;
     }
 }
 

@@ -14,7 +14,7 @@ pub mod netns;
 pub mod source_tree;
 pub mod suite;
 pub mod tmpfs;
-mod watchdog;
+pub(crate) mod watchdog;
 
 pub use cluster::{Cluster, NodeStatus};
 pub use fsck::fsck_clean;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Names of namespaces begin with it.
-const PREFIX: &str = "dfsdet-";
+pub(crate) const PREFIX: &str = "dfsdet-";
 const PORT: u16 = 7400;
 
 /// A cluster in namespaces; destroyed on drop.
@@ -33,7 +33,7 @@ pub struct LinkCounts {
     pub out_frames: u64,
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn ip(args: &[&str]) -> anyhow::Result<()> {
     run(Command::new("ip").args(args)).map(|_| ())
 }
 
@@ -50,7 +50,7 @@ fn names() -> Vec<String> {
         .collect()
 }
 
-fn remove(name: &str) {
+pub(crate) fn remove(name: &str) {
     // Whoever still runs there was started there by a run of ours.
     if let Ok(pids) = run(Command::new("ip").args(["netns", "pids", name])) {
         for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {

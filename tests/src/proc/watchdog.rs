@@ -23,13 +23,13 @@ fn running() -> MutexGuard<'static, Option<Running>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn add_mount(pid: u32, path: &Path) {
+pub(crate) fn add_mount(pid: u32, path: &Path) {
     let mut all = running();
     let mounts = &mut all.get_or_insert_default().mounts;
     mounts.insert((pid, path.to_owned()));
 }
 
-pub(super) fn remove_mount(pid: u32, path: &Path) {
+pub(crate) fn remove_mount(pid: u32, path: &Path) {
     if let Some(all) = running().as_mut() {
         all.mounts.remove(&(pid, path.to_owned()));
     }

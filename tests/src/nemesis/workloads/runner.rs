@@ -14,6 +14,7 @@ use super::{Mounted, Worker, Workload};
 use crate::history::{Clock, Figures};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 pub const JOIN_MAX: Duration = Duration::from_secs(75);
 
 /// What one workload did, and the verdict on it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// Counts.
     pub figures: Figures,
@@ -35,7 +36,7 @@ pub struct Row {
 }
 
 /// What all workloads did, and the verdicts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// By workload.
     pub rows: BTreeMap<String, Row>,
