@@ -11,6 +11,7 @@
 use super::counter::{self, Counter, CounterRecord};
 use super::existence::{self, Name, NameRecord};
 use super::log::{self, Log, LogRecord};
+use super::namespace::{self, Node, Tree, TreeRecord};
 use super::record::{Outcome, Record, around, by_key, load, load_title};
 use super::register::{self, Register, RegisterRecord};
 use super::search::{Call, Model, Verdict, search};
@@ -197,6 +198,19 @@ pub fn counters(records: &[CounterRecord]) -> Result<Figures, String> {
     })
 }
 
+/// Directory trees that begin empty.
+///
+/// # Errors
+/// What each checker found wrong.
+pub fn trees(records: &[TreeRecord]) -> Result<Figures, String> {
+    let tree = Tree {
+        initial: Node::empty(),
+    };
+    each(records, |records, _| {
+        explain(&tree, &namespace::calls(records), records)
+    })
+}
+
 /// Judges a file that [`save`](super::record::save) has written.
 ///
 /// # Errors
@@ -209,6 +223,7 @@ pub fn file(path: &Path) -> anyhow::Result<Figures> {
         "log" => logs(&load(path)?),
         "existence" => names(&load(path)?),
         "counter" => counters(&load(path)?),
+        "namespace" => trees(&load(path)?),
         other => anyhow::bail!("no judge for histories of kind {other:?}"),
     };
     verdict.map_err(|e| anyhow::anyhow!("seed {}: {e}", title.seed))

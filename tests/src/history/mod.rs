@@ -7,6 +7,7 @@
 //! | `witness` | the same where versions are known, in linear time |
 //! | `zones` | the same for registers whose values are unique, without versions and without a search |
 //! | `register`, `log`, `existence`, `counter` | models, and what makes their searches short |
+//! | `namespace` | a directory tree as POSIX has it, as a model |
 //! | `volatile` | what a mount may show of its own writes before they are acknowledged |
 //! | `judge` | all checkers on all keys |
 //! | `generate` | good and bad histories, to check the checkers |
@@ -18,6 +19,7 @@ pub mod existence;
 mod generate;
 pub mod judge;
 pub mod log;
+pub mod namespace;
 pub mod record;
 pub mod register;
 pub mod search;

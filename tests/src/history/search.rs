@@ -44,8 +44,9 @@ pub trait Model {
         answer: Option<&Self::Answer>,
     ) -> Option<Self::State>;
 
-    /// This operation, which leads from one state to the other, could as well come later: it is taken
-    /// as soon as it can be.
+    /// This operation, which leads from one state to the other, can as well be here as anywhere later: it
+    /// is taken as soon as it can be. Without a word to the contrary that is what changes nothing here;
+    /// right for answers that never come with a change when they once come without one.
     fn is_harmless(&self, before: &Self::State, _op: &Self::Op, after: &Self::State) -> bool {
         before == after
     }

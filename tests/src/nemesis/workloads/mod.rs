@@ -26,6 +26,7 @@
 //! | `logs` | many writes and an fsync by one handle, read from other mounts | likewise |
 //! | `exclusive` | `O_EXCL`, `unlink` and `stat` of contended names | strict |
 //! | `locks` | a counter under `fcntl` locks and `flock` | strict |
+//! | `names`, `tree_calls` | renames over each other; directories made and removed | strict, by the namespace model |
 //! | `mounts`, `files` | a mount that may be gone and come back; bytes that tell what they are | |
 //! | `runner` | starts, stops, judges all of them | |
 mod appends;
@@ -35,8 +36,10 @@ mod inplace;
 mod locks;
 mod logs;
 mod mounts;
+mod names;
 mod registers;
 mod runner;
+mod tree_calls;
 
 pub use mounts::{Entry, Mounted};
 pub use runner::{Report, Row, Workloads};

@@ -9,6 +9,7 @@ use super::exclusive::Exclusive;
 use super::inplace::InPlace;
 use super::locks::Locks;
 use super::logs::Logs;
+use super::names::{Names, Style};
 use super::registers::Registers;
 use super::{Mounted, Worker, Workload};
 use crate::history::{Clock, Figures};
@@ -99,6 +100,8 @@ impl Workloads {
             Arc::new(Logs::new(below("logs"), clock)),
             Arc::new(Exclusive::new(below("exclusive"), clock)),
             Arc::new(Locks::new(below("locks"), clock)),
+            Arc::new(Names::new(below("pingpong"), Style::PingPong, clock)),
+            Arc::new(Names::new(below("trees"), Style::Trees, clock)),
         ];
         workloads.retain(|w| names.is_empty() || names.contains(&w.name()));
         Self::start_these(workloads, (mounts, &dir), seed)
