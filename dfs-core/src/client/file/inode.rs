@@ -14,6 +14,7 @@ use super::plan::Plan;
 use crate::client::put::{PutChange, PutDone};
 use crate::types::{Attr, Ino, LeaseSeq, LogIndex, PutAbout, Revision, Time, Timestamp, VersionNo};
 use crate::wire::WriteToken;
+use crate::wire::master::Layout;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -222,6 +223,24 @@ impl State {
         }
     }
 
+    /// Takes what an open was answered that was asked for when `invalidations` was this.
+    ///
+    /// A put of this mount may have been decided after the answer was given, and been heard of before it
+    /// came. What is known is newer then, and stays: an older size would let the next append overwrite
+    /// what that put has appended.
+    pub fn learn_opened(&mut self, attr: &Attr, layout: Option<Layout>, invalidations: u64) {
+        if self.invalidations == invalidations {
+            let outdated = |l: &Arc<LayoutCache>| l.revision < attr.revision;
+            if self.layout.as_ref().is_some_and(outdated) && !self.is_pending() {
+                self.layout = None;
+            }
+            if let Some(layout) = layout {
+                self.learn_layout(&LayoutCache::of_open(layout), invalidations);
+            }
+        }
+        self.learn_attr(attr);
+    }
+
     /// Where each byte of `from..to` comes from.
     pub fn plan(&self, from: u64, to: u64) -> Plan {
         let mut plan = Plan::new(from, to);
@@ -331,7 +350,7 @@ impl Inode {
 mod tests {
     use super::*;
     use crate::client::testing::attr;
-    use crate::types::Revision;
+    use crate::types::{OpId, Revision};
 
     #[test]
     fn what_came_with_a_lock_is_current_unless_something_later_was_heard_of() {
@@ -352,5 +371,30 @@ mod tests {
         let dropped = state.is_current(&at(4), LogIndex(9), unplaced);
         assert!(!dropped, "the interest may have ended after the answer");
         assert!(state.is_current(&at(4), LogIndex(9), state.unplaced));
+    }
+
+    #[test]
+    fn regression_an_open_answered_before_an_append_landed_does_not_take_back_its_size() {
+        let mut state = State::default();
+        let mut opened = |revision, size| {
+            let revision = Revision(revision);
+            let layout = Layout {
+                revision,
+                op: OpId::default(),
+                size,
+                chunks: Vec::new(),
+                next: None,
+            };
+            let attr = Attr {
+                revision,
+                size,
+                ..attr(5)
+            };
+            state.learn_opened(&attr, Some(layout), 0);
+            state.size
+        };
+        assert_eq!(opened(3, 100), 100);
+        assert_eq!(opened(4, 150), 150);
+        assert_eq!(opened(3, 100), 150, "the next append would go to 100");
     }
 }

@@ -14,7 +14,6 @@
 use super::error::FileResult;
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
-use super::layout::LayoutCache;
 use super::open_file::{OpenFile, OpenMode};
 use crate::types::Ino;
 use crate::wire::Mutation;
@@ -109,16 +108,7 @@ impl FileLayer {
             shared,
         };
         state.registered = Some(registered);
-        if state.invalidations == invalidations {
-            let outdated = |l: &Arc<LayoutCache>| l.revision != opened.attr.revision;
-            if state.layout.as_ref().is_some_and(outdated) && !state.is_pending() {
-                state.layout = None;
-            }
-            if let Some(layout) = opened.layout {
-                state.learn_layout(&LayoutCache::of_open(layout), invalidations);
-            }
-        }
-        state.learn_attr(&opened.attr);
+        state.learn_opened(&opened.attr, opened.layout, invalidations);
         Ok(registered)
     }
 
