@@ -2,7 +2,7 @@
 //!
 //! The full form is the program: `cargo run --release -p dfs-tests --bin nemesis -- --help`.
 #![allow(clippy::unwrap_used)]
-use dfs_tests::nemesis::campaign::{Plant, Settings, run};
+use dfs_tests::nemesis::campaign::{Settings, run};
 use dfs_tests::nemesis::lab::obstacle;
 use dfs_tests::nemesis::schedule::Kind;
 use dfs_tests::proc::{exclusive, fuse_or_skip, number};
@@ -37,29 +37,20 @@ fn programs_see_nothing_wrong_under_faults_of_every_kind() {
         return;
     }
     let _alone = exclusive();
-    let report = run(&settings(Kind::Mixed, 25, 8)).unwrap();
+    let report = run(&settings(Kind::Mixed, 15, 6)).unwrap();
     println!("\n{report}");
     assert!(report.anomalies.is_empty(), "{:#?}", report.anomalies);
     assert!(report.rounds > 1);
 }
 
 #[test]
-fn power_cuts_lose_nothing_acknowledged_and_are_seen_by_the_judge() {
+fn power_cuts_lose_nothing_acknowledged() {
     if !can_run("nemesis with power cuts") {
         return;
     }
     let _alone = exclusive();
-    let honest = settings(Kind::Power, 60, 3);
-    let report = run(&honest).unwrap();
+    let report = run(&settings(Kind::Power, 60, 3)).unwrap();
     println!("\n{report}");
     assert!(report.anomalies.is_empty(), "{:#?}", report.anomalies);
-    let lying = Settings {
-        plant: Some(Plant::NoSync),
-        ..honest
-    };
-    let report = run(&lying).unwrap();
-    assert!(
-        !report.anomalies.is_empty(),
-        "what was not synced was lost, and nobody saw it"
-    );
+    assert_eq!(report.rounds, 3);
 }
