@@ -8,7 +8,6 @@
 //! 3. This mount's own puts change no page: the kernel has written the same into them
 //!    ([`Pages::advance`]). Appends are not written into them ([`Pages::appending`]).
 //! 4. What another mount changed is dropped soon ([`Pages::drop_pages`]), for mappings.
-//!
 //! 5. Who opens a file to read it while a handle of this mount appends to it reads past the pages
 //!    ([`Pages::is_appended`]): the kernel takes the end of its own append, placed by an old size, for
 //!    newer than the attributes that were asked for before, and would end a read there.

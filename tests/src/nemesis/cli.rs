@@ -29,7 +29,7 @@ struct Args {
     /// Daemons
     #[arg(long, default_value_t = 5)]
     nodes: usize,
-    /// Plants this: it must be found
+    /// Plants this, for the judges to find; a broken cluster's verdict may take ten minutes
     #[arg(long, value_enum)]
     plant: Option<Plant>,
     /// Runs the workloads on these mounts until the input ends
