@@ -107,8 +107,9 @@ impl ClusterConfig {
 pub struct StoreConfig {
     /// Bytes the store may use; 0 for the whole device.
     pub capacity_bytes: u64,
-    /// Part of the capacity kept for deletes and logs, in percent, 0 to 50.
-    pub reserve_percent: u8,
+    /// Part of the capacity kept for deletes and logs, in percent, 0 to 50; not given: 5, but at
+    /// most 4 GiB.
+    pub reserve_percent: Option<u8>,
     /// Memory for the store's tables, in MiB.
     pub cache_mib: usize,
     /// For tests only: every operation of the store's disk takes so much longer, in milliseconds.
@@ -127,7 +128,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             capacity_bytes: 0,
-            reserve_percent: 5,
+            reserve_percent: None,
             cache_mib: 16,
             test_slow_disk_ms: 0,
             test_clock_file: None,
@@ -296,7 +297,7 @@ impl Config {
         let c = &self.cluster;
         let masters = c.masters.to_string();
         let groups = c.placement_groups.to_string();
-        let reserve = self.store.reserve_percent.to_string();
+        let reserve = self.store.reserve_percent.unwrap_or_default();
         range(
             (1..=7).contains(&c.copies),
             "cluster.copies",
@@ -317,9 +318,9 @@ impl Config {
             "must be 1 to 4096",
         )?;
         range(
-            self.store.reserve_percent <= 50,
+            reserve <= 50,
             "store.reserve_percent",
-            reserve,
+            reserve.to_string(),
             "0 to 50",
         )?;
         range(

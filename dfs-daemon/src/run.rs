@@ -319,13 +319,18 @@ fn open_store(
     std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
     let capacity = config.store.capacity_bytes;
     let defaults = StoreOptions::default();
+    let (permille, at_most) = match config.store.reserve_percent {
+        Some(percent) => (u64::from(percent) * 10, u64::MAX),
+        None => (defaults.reserve_permille, defaults.reserve_bytes_max),
+    };
     // What is written with a full device must fit the ballast: twice a flush, as tables are kept
     // twice, and a segment of the journal.
     let part = |of| usize::try_from(ballast.size() / of).unwrap_or(usize::MAX);
     let options = StoreOptions {
         flush_bytes: defaults.flush_bytes.min(part(4)),
         segment_bytes: defaults.segment_bytes.min(ballast.size() / 8).max(64 << 10),
-        reserve_permille: u64::from(config.store.reserve_percent) * 10,
+        reserve_permille: permille,
+        reserve_bytes_max: at_most,
         capacity_bytes: (capacity > 0).then_some(capacity),
         cache_bytes: config.store.cache_mib.max(1) << 20,
         table_counts,

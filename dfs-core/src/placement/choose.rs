@@ -111,6 +111,14 @@ impl<'a> Balance<'a> {
         self.choose_of(StoreRole::Receives, pg, members)
     }
 
+    /// As [`choose`](Self::choose), and a full store rather than none: for the first members, which
+    /// hold nothing yet.
+    #[must_use]
+    pub fn choose_first(&self, pg: PgId, members: &[StoreId]) -> Option<StoreId> {
+        let best = self.choose(pg, members);
+        best.or_else(|| self.choose_of(StoreRole::Sheds, pg, members))
+    }
+
     fn choose_of(&self, role: StoreRole, pg: PgId, members: &[StoreId]) -> Option<StoreId> {
         let fitting: Vec<&StoreView> = self
             .stores

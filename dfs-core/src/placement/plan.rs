@@ -5,7 +5,8 @@ use super::weigh::Weights;
 use crate::master::command::PgChange;
 use crate::types::{PgId, PgInfo, PgMap, PgPhase, StoreId};
 
-/// First members of every PG that has none. Empty unless N stores on N nodes can receive.
+/// First members of every PG that has none. Empty unless N stores on N nodes are there and stay, full
+/// ones included: reads, names and deletes need groups where bytes find no room.
 #[must_use]
 pub fn plan_create(map: &PgMap, stores: &[StoreView], weights: &Weights) -> Vec<PgChange> {
     let n = usize::from(map.quorum.n);
@@ -14,7 +15,7 @@ pub fn plan_create(map: &PgMap, stores: &[StoreView], weights: &Weights) -> Vec<
     for (pg, info) in numbered(map).filter(|(_, info)| info.members.is_empty()) {
         let mut members = Vec::with_capacity(n);
         while members.len() < n {
-            let Some(store) = balance.choose(pg, &members) else {
+            let Some(store) = balance.choose_first(pg, &members) else {
                 return Vec::new();
             };
             balance.add(store, pg);

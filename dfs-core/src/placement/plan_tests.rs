@@ -102,6 +102,19 @@ fn creation_waits_for_n_nodes() {
 }
 
 #[test]
+fn regression_a_cluster_begins_on_full_devices() {
+    let mut full = stores(3);
+    full.iter_mut().for_each(|s| s.role = StoreRole::Sheds);
+    assert_sound(&created(&full), &full);
+    // One with room goes first.
+    full.push(store(4));
+    assert_eq!(held(&created(&full))[&id(4)], PGS as u32);
+    full[0].role = StoreRole::Keeps;
+    full[1].role = StoreRole::Leaves;
+    assert!(plan_create(&blank_map(), &full, &even()).is_empty());
+}
+
+#[test]
 fn partners_of_a_store_are_many() {
     let map = created(&stores(6));
     let sets: BTreeSet<BTreeSet<StoreId>> = map

@@ -240,7 +240,8 @@ impl ObjectStore {
     }
 
     fn reserve_of(&self, space: DiskSpace) -> u64 {
-        space.total_bytes / 1000 * self.options.reserve_permille
+        let share = space.total_bytes / 1000 * self.options.reserve_permille;
+        share.min(self.options.reserve_bytes_max)
     }
 
     /// This many stores, itself included, write to the device: each may count on its part of the

@@ -46,6 +46,8 @@ pub struct StoreOptions {
     /// Share of the space kept free of new objects, in thousandths, so that deletes and the
     /// journal go on.
     pub reserve_permille: u64,
+    /// The same in bytes, at most: what deletes and the journal need does not grow with the device.
+    pub reserve_bytes_max: u64,
     /// Space to use at most, in bytes, on a device that may be larger.
     pub capacity_bytes: Option<u64>,
     /// Memory for pages of the tables, in bytes.
@@ -57,12 +59,13 @@ pub struct StoreOptions {
 }
 
 impl Default for StoreOptions {
-    /// 16 MiB, 8 MiB, 5 %, no limit, 16 MiB.
+    /// 16 MiB, 8 MiB, 5 % but at most 4 GiB, no limit, 16 MiB.
     fn default() -> Self {
         Self {
             flush_bytes: 16 << 20,
             segment_bytes: 8 << 20,
             reserve_permille: 50,
+            reserve_bytes_max: 4 << 30,
             capacity_bytes: None,
             cache_bytes: super::redb_kv::CACHE_BYTES_DEFAULT,
             table_counts: Arc::default(),

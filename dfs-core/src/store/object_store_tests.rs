@@ -385,6 +385,19 @@ fn a_read_that_was_planned_survives_the_delete() {
 }
 
 #[test]
+fn the_reserve_of_a_large_device_is_bounded() {
+    let disk = SimDisk::new(); // 1 TiB
+    let (store, _) = open(&disk, None, options()).unwrap();
+    assert_eq!(store.reserve_bytes(), 4 << 30);
+    let asked = StoreOptions {
+        reserve_bytes_max: u64::MAX,
+        ..options()
+    };
+    let (store, _) = open(&SimDisk::new(), None, asked).unwrap();
+    assert_eq!(store.reserve_bytes(), (1 << 40) / 1000 * 50);
+}
+
+#[test]
 fn the_reserve_is_refused_to_objects_but_deletes_and_log_go_on() {
     let disk = SimDisk::new();
     let capped = StoreOptions {

@@ -282,7 +282,8 @@ async fn is_ready(client: &Client, wanted: &[SocketAddr], ready: Ready) -> anyho
     }
     let map = client.refresh_map(LogIndex(u64::MAX)).await?;
     if map.pgs.is_empty() || map.pgs.iter().any(|p| p.members.is_empty()) {
-        bail!("the placement groups have no members yet");
+        let reasons = status.reasons.join("; ");
+        bail!("the placement groups have no members yet: {reasons}");
     }
     let up = status.stores.iter().filter(|s| s.up);
     let voting = up.clone().filter(|s| s.voter).count();

@@ -4,8 +4,8 @@
 //! gets no new copies, unless there is no other place, until it is near the median again, for a while.
 //! Fewer than three stores have no median that says anything.
 //!
-//! A store is **full** below a fiftieth of free room: it gives copies away. Up to a twentieth it is
-//! **tight**, and gets none for balance: else what it gave away would come back at once.
+//! A store is **full** below a fiftieth of free room (and 4 GiB): it gives copies away. Up to a
+//! twentieth (and 8 GiB) it is **tight**, and gets none for balance: else what it gave away would come back at once.
 use super::leading::Leading;
 use super::machine::Master;
 use crate::master::state::StoreRow;

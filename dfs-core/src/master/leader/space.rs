@@ -41,6 +41,9 @@ const NAMES_MAX: usize = 2000;
 const ROWS_MAX: usize = 1000;
 const VERSIONS_MAX: usize = 2000;
 
+/// A store with more room than this is not full, however large its device is.
+const FULL_BYTES_MAX: u64 = 4 << 30;
+
 /// Free bytes of one node that may become copies.
 pub(super) type Rooms = BTreeMap<NodeId, u64>;
 
@@ -78,6 +81,13 @@ pub(super) fn writable(rooms: &Rooms, n: usize) -> u64 {
         }
     }
     rooms.first().copied().unwrap_or(0)
+}
+
+impl SpaceWatch {
+    /// True if not a byte more can be stored, as far as all stores are known.
+    pub fn has_none(&self, told: &StatFsInfo) -> bool {
+        self.is_judged && told.free_bytes == 0
+    }
 }
 
 impl Master {
@@ -327,7 +337,7 @@ impl Master {
 
     /// True if a store has no room for more.
     pub(super) fn is_full(&self, leading: &Leading, store: StoreId) -> bool {
-        self.has_less_than(leading, store, 50)
+        self.has_less_than(leading, store, 50, FULL_BYTES_MAX)
     }
 
     /// True if a store has room, but so little that nothing is moved there for balance. Where all
@@ -335,15 +345,16 @@ impl Master {
     pub(super) fn is_tight(&self, leading: &Leading, store: StoreId) -> bool {
         let mut rows = self.state.stores().values().map(|row| row.device);
         let first = rows.next();
-        self.has_less_than(leading, store, 20) && rows.any(|d| Some(d) != first)
+        self.has_less_than(leading, store, 20, FULL_BYTES_MAX * 2) && rows.any(|d| Some(d) != first)
     }
 
-    /// True if the room of a store's device is known, and less than this part of it.
-    fn has_less_than(&self, leading: &Leading, store: StoreId, part: u64) -> bool {
+    /// True if the room of a store's device is known, and less than this part of it and than so many
+    /// bytes.
+    fn has_less_than(&self, leading: &Leading, store: StoreId, part: u64, bytes: u64) -> bool {
         let row = self.state.stores().get(&store);
         let soft = leading.stores.heard.get(&store);
         row.zip(soft)
-            .is_some_and(|(row, soft)| self.room(leading, row) < soft.total / part)
+            .is_some_and(|(row, soft)| self.room(leading, row) < (soft.total / part).min(bytes))
     }
 }
 

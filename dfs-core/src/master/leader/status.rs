@@ -3,6 +3,7 @@ use super::leading::Leading;
 use super::machine::Master;
 use super::reads::broken;
 use crate::master::command::ChangeCause;
+use crate::placement::{StoreRole, StoreView};
 use crate::types::{ClientId, NodeId, PgPhase, StoreId};
 use crate::wire::WireError;
 use crate::wire::master::{ClusterStatus, Health, StoreInfo};
@@ -31,7 +32,11 @@ impl Master {
         let Some(leading) = self.leading.as_deref() else {
             return Err(self.not_leader());
         };
-        let verdict = self.verdict(leading);
+        let mut verdict = self.verdict(leading);
+        if leading.space.has_none(&statfs) {
+            let reason = "no room for anything new: delete files, purge history or add a node";
+            verdict.add(Health::Degraded, reason.into());
+        }
         let map = self.state.map();
         let phase = |phase| map.pgs.iter().filter(|pg| pg.phase == phase).count() as u32;
         let filling: u64 = map.pgs.iter().map(|pg| pg.filling.len() as u64).sum();
@@ -147,10 +152,10 @@ impl Master {
             )
         };
         if self.state.cluster().is_none() || map.pgs.iter().any(|pg| pg.members.is_empty()) {
+            let nodes = self.nodes_that_stay(leading);
             let reason = format!(
-                "the cluster needs N={} stores, {} are up",
+                "the cluster begins with N={} nodes, {nodes} are up and stay",
                 quorum.n,
-                up.len()
             );
             v.add(Health::Unavailable, reason);
             return v;
@@ -181,6 +186,14 @@ impl Master {
             );
         }
         v
+    }
+
+    /// Nodes of which a store may be the first member of a group.
+    fn nodes_that_stay(&self, leading: &Leading) -> usize {
+        let views = self.views(leading, None);
+        let stays = |v: &&StoreView| !matches!(v.role, StoreRole::Keeps | StoreRole::Leaves);
+        let nodes: BTreeSet<NodeId> = views.iter().filter(stays).map(|v| v.node).collect();
+        nodes.len()
     }
 
     /// Stores that are down, or were not told what happened lately.

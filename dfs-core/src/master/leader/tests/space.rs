@@ -13,7 +13,7 @@ fn free_bytes(bench: &mut Bench) -> Vec<(u64, bool)> {
 fn what_rests_is_free_once_for_all_stores_on_its_device() {
     let mut bench = Bench::new(3, 3);
     bench.run_until("groups exist", |b| b.members_complete());
-    let (free, coming) = (TOTAL / 100, TOTAL / 10);
+    let (free, coming) = (TOTAL / 1000, TOTAL / 10);
     for (store, coming) in [(1, coming), (2, 0), (3, 0)] {
         bench.set_space(StoreId(store), 1, free, coming);
     }
@@ -42,11 +42,20 @@ fn what_rests_is_free_once_for_all_stores_on_its_device() {
     );
     assert!(!freeing(&bench, 1), "it knows itself");
 
+    assert_eq!(status(&mut bench).health, Health::Healthy);
+
     // On a device of its own it is nobody else's, and without it the others are full.
     bench.set_space(StoreId(1), 7, free, coming);
     bench.run_for(3_000);
     let bare = (free, true);
     assert_eq!(free_bytes(&mut bench), [(all, false), bare, bare]);
+    assert_eq!(status(&mut bench).health, Health::Healthy);
+    bench.set_space(StoreId(2), 1, 0, 0);
+    bench.set_space(StoreId(3), 1, 0, 0);
+    bench.run_for(3_000);
+    let full = status(&mut bench);
+    assert_eq!(full.health, Health::Degraded);
+    assert!(full.reasons[0].contains("no room"), "{:?}", full.reasons);
     // No more than there is.
     bench.set_space(StoreId(1), 7, TOTAL - 5, coming);
     bench.run_for(3_000);
