@@ -292,3 +292,45 @@ fn regression_a_fresh_reader_beside_an_appender_of_its_mount_sees_what_others_ap
     assert!(report.anomalies.is_empty(), "{:#?}", report.anomalies);
     end(mounts);
 }
+
+/// The kernel forgets the answer to its question for attributes when it hears of another change before it
+/// has come, and would end a fresh reader's reads at the size that it knew before.
+#[test]
+fn regression_fresh_readers_of_a_log_that_another_mount_writes_see_all_that_was_synced() {
+    if !fuse_or_skip("fresh readers of a log") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mounts = ["a", "b"].map(|n| Mount::new(&cluster, n).unwrap());
+    let synced = AtomicUsize::new(0);
+    let ends = Instant::now() + Duration::from_secs(5 * times(1) as u64);
+    let mut log = std::fs::File::create(mounts[0].join("log")).unwrap();
+    let path = mounts[1].join("log");
+    let read = || {
+        let mut fresh = 0;
+        while Instant::now() < ends {
+            let least = synced.load(Ordering::Acquire);
+            let seen = std::fs::read(&path).unwrap();
+            assert!(seen.len() >= least, "{} of {least} bytes", seen.len());
+            assert!(seen.iter().all(|b| *b == b'x'), "zeros");
+            fresh += 1;
+        }
+        fresh
+    };
+    let (opens, records) = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3).map(|_| scope.spawn(read)).collect();
+        let mut records = 0;
+        while Instant::now() < ends {
+            log.write_all(&[b'x'; 100]).unwrap();
+            log.sync_data().unwrap();
+            synced.fetch_add(100, Ordering::Release);
+            records += 1;
+        }
+        let opens: u32 = readers.into_iter().map(|r| r.join().unwrap()).sum();
+        (opens, records)
+    });
+    println!("{opens} opens beside {records} synced records");
+    drop(log);
+    end(mounts);
+}

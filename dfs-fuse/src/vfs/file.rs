@@ -111,7 +111,7 @@ impl Vfs {
             self.wait_for_pages(ino, revision).await?;
         }
         let keep_pages = self.pages.open(ino, revision);
-        let past_pages = !mode.write && self.pages.is_appended(ino);
+        let past_pages = !mode.write && (file.is_shared() || self.pages.is_appended(ino));
         if append {
             self.pages.open_appender(ino);
         }

@@ -10,7 +10,9 @@
 //! 4. What another mount changed is dropped soon ([`Pages::drop_pages`]), for mappings.
 //! 5. Who opens a file to read it while a handle of this mount appends to it reads past the pages
 //!    ([`Pages::is_appended`]): the kernel takes the end of its own append, placed by an old size, for
-//!    newer than the attributes that were asked for before, and would end a read there.
+//!    newer than the attributes that were asked for before, and would end a read there. So does who
+//!    opens a file to read it that another mount has open to write: the kernel forgets an answer with
+//!    attributes when it is told of a change before the answer has come.
 //!
 //! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
 //! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
