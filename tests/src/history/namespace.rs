@@ -14,7 +14,8 @@
 //! one from another mount ([`TreeCall::raced`]) may answer what was true of each name at some moment:
 //! * EEXIST, EISDIR, ENOTDIR, ENOTEMPTY by the new name alone;
 //! * 0 without doing anything, if it saw the same inode under both names, because another one had just
-//!   moved it: a rename if the old name is gone and the new one there, an exchange if both are there.
+//!   moved it: a rename if the old name is gone and the new one there, an exchange if the new one is there
+//!   (a rename took the old one away, or an exchange brought another).
 use super::record::{Outcome, Record};
 use super::search::{Call, Model};
 use rustix::io::Errno;
@@ -279,7 +280,7 @@ fn may_answer(root: &mut Node, op: &TreeOp, answer: &TreeAnswer) -> bool {
     match answer {
         TreeAnswer::Done => match mode {
             RenameMode::Replace => old.is_none(),
-            RenameMode::Exchange => old.is_some(),
+            RenameMode::Exchange => true,
             RenameMode::NoReplace => false,
         },
         TreeAnswer::Refused(errno) => {
@@ -409,6 +410,12 @@ mod tests {
             judge::trees(&moved).is_ok(),
             "both saw one inode under both names"
         );
+        // As above, but what the second one saw twice would have been exchanged with itself.
+        let mut exchanged = moved.clone();
+        if let TreeOp::Rename(_, _, mode) = &mut exchanged[2].op {
+            *mode = RenameMode::Exchange;
+        }
+        assert!(judge::trees(&exchanged).is_ok());
         let alone = [
             create(1, 0),
             rename(0, (1, 2), (10, 20)),
