@@ -64,6 +64,15 @@ fn may_open(attr: &Attr, uid: u32, mode: OpenMode) -> bool {
     uid == attr.uid && attr.mode & wanted == wanted
 }
 
+/// What an open of a file that this very call has made may fail with: with ESTALE the kernel would
+/// do the whole call again and make a second one, if others have removed the first in between.
+fn made_and_gone(error: Errno) -> Errno {
+    match error.0 {
+        libc::ESTALE | libc::ENOENT => Errno(libc::EIO),
+        _ => error,
+    }
+}
+
 impl Vfs {
     /// open(2) of an existing node.
     ///
@@ -133,7 +142,8 @@ impl Vfs {
     /// open(2) with O_CREAT of a name that was not there.
     ///
     /// # Errors
-    /// EEXIST with O_EXCL, EPERM for `.versions`, and the like.
+    /// EEXIST with O_EXCL, EPERM for `.versions`, and the like. EIO also if it was made, and removed by
+    /// others before it was open here (which takes a mount that stands still for long).
     pub async fn create(
         &self,
         parent: u64,
@@ -160,8 +170,8 @@ impl Vfs {
         if created {
             let truncate = false;
             let mode = OpenMode { truncate, ..mode };
-            let opened = self.open_inode(attr.ino, mode, flags).await?;
-            return Ok((attr, opened));
+            let opened = self.open_inode(attr.ino, mode, flags).await;
+            return Ok((attr, opened.map_err(made_and_gone)?));
         }
         // Somebody else made it since the kernel looked, which has not checked permissions then.
         match attr.kind {
@@ -391,5 +401,18 @@ impl Vfs {
     /// Puts everything that is buffered, for unmounting.
     pub async fn flush_all(&self) {
         self.files.drain_all().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_a_call_that_has_made_a_file_is_not_done_again() {
+        for again in [libc::ESTALE, libc::ENOENT] {
+            assert_eq!(made_and_gone(Errno(again)), Errno(libc::EIO));
+        }
+        assert_eq!(made_and_gone(Errno(libc::ENOSPC)), Errno(libc::ENOSPC));
     }
 }
