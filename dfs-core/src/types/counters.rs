@@ -10,10 +10,10 @@ macro_rules! counter {
         )]
         pub struct $name(pub u64);
         impl $name {
-            /// The following value.
+            /// The following value. The last one, which only comes from outside, has none: it stays.
             #[must_use]
             pub fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
         }
         impl fmt::Display for $name {
@@ -52,3 +52,14 @@ counter!(
     /// Write-lease sequence of an inode; raised to fence a former holder.
     LeaseSeq
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_a_number_from_outside_that_is_the_last_one_has_no_next() {
+        assert_eq!(LogIndex(7).next(), LogIndex(8));
+        assert_eq!(Epoch(u64::MAX).next(), Epoch(u64::MAX));
+    }
+}

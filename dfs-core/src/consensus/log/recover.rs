@@ -11,7 +11,7 @@
 use super::acked::Acked;
 use super::segment::{self, Active, Header, Sealed};
 use super::{LogConfig, LogError, LogId, RaftLog, frame};
-use crate::consensus::types::{HardState, LogEntry, LogRecord, SnapshotMeta};
+use crate::consensus::types::{COUNTER_MAX, HardState, LogEntry, LogRecord, SnapshotMeta};
 use crate::store::Disk;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,16 +42,7 @@ struct Replay {
 
 impl Replay {
     fn apply(&mut self, record: LogRecord) -> Result<(), &'static str> {
-        let index = match &record {
-            LogRecord::Entry(entry) => entry.index,
-            LogRecord::Installing(meta) | LogRecord::Reset(meta) | LogRecord::Base(meta) => {
-                meta.index
-            }
-            LogRecord::HardState(hard) => hard.commit,
-        };
-        if index.0 == u64::MAX {
-            return Err("no entry could follow");
-        }
+        check_range(&record)?;
         match record {
             LogRecord::Entry(entry) => return self.append(entry),
             LogRecord::HardState(hard) => self.hard = hard,
@@ -96,6 +87,27 @@ impl Replay {
             Some(first) if first.index != self.base.index.next() => Err("entries are missing"),
             _ => Ok(()),
         }
+    }
+}
+
+/// No number of a sound log is larger, and small sums of them overflow nothing.
+fn check_range(record: &LogRecord) -> Result<(), &'static str> {
+    let fits = |numbers: &[u64]| numbers.iter().all(|n| *n <= COUNTER_MAX);
+    let is_sound = match record {
+        LogRecord::Entry(entry) => fits(&[entry.index.0, entry.term.0]),
+        LogRecord::HardState(hard) => {
+            let vote = hard.vote.map_or(0, |id| id.0);
+            fits(&[hard.term.0, hard.commit.0, vote])
+        }
+        LogRecord::Base(meta) | LogRecord::Reset(meta) | LogRecord::Installing(meta) => {
+            let members = meta.conf.members();
+            fits(&[meta.index.0, meta.term.0]) && members.iter().all(|id| fits(&[id.0]))
+        }
+    };
+    if is_sound {
+        Ok(())
+    } else {
+        Err("a number is out of range")
     }
 }
 

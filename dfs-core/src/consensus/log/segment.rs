@@ -1,5 +1,6 @@
 //! Files of the log: names, headers, preallocation.
 use super::{FORMAT_VERSION, LogError, LogId};
+use crate::consensus::types::COUNTER_MAX;
 use crate::store::{Disk, DiskFile};
 use crate::types::{ClusterId, RaftId, crc32c};
 
@@ -139,10 +140,14 @@ impl Header {
                 found,
             });
         }
+        let (seq, ordinal_first) = (u64_at(36), u64_at(44));
+        if seq > COUNTER_MAX || !(1..=COUNTER_MAX).contains(&ordinal_first) {
+            return Err(rot("a number is out of range"));
+        }
         Ok(Self {
             id,
-            seq: u64_at(36),
-            ordinal_first: u64_at(44),
+            seq,
+            ordinal_first,
         })
     }
 }

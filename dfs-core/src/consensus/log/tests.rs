@@ -1,6 +1,6 @@
 use super::*;
 use crate::consensus::types::{ConfState, EntryKind, LogEntry};
-use crate::store::SimDisk;
+use crate::store::{Disk, SimDisk};
 use crate::types::{LogIndex, Term};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
@@ -349,5 +349,43 @@ fn random_batch(
             batch.push(hard(*term, base));
             batch
         }
+    }
+}
+
+#[test]
+fn regression_numbers_without_bounds_are_rot_and_end_nothing() {
+    let max = u64::MAX;
+    let wrong = [
+        vec![entry(2, max, 5)],
+        vec![hard(max, 1)],
+        vec![hard(1, max)],
+        vec![LogRecord::Base(meta(max, 1))],
+        vec![LogRecord::Reset(meta(max, 1)), entry(2, 1, 5)],
+        vec![LogRecord::Reset(meta(5, max))],
+        vec![LogRecord::Installing(meta(max, max))],
+        vec![entry(max, 1, 5), entry(2, 1, 5)],
+    ];
+    for records in wrong {
+        let disk = SimDisk::new();
+        let words = format!("{records:?}");
+        create(&disk).append(&[write(records)]).unwrap();
+        assert!(matches!(open(&disk), Err(LogError::Rot { .. })), "{words}");
+    }
+    for ordinal_first in [0, max] {
+        let disk = SimDisk::new();
+        drop(create(&disk));
+        let header = segment::Header {
+            id: ID,
+            seq: 1,
+            ordinal_first,
+        };
+        let path = disk.paths(DIR).into_iter().find(|p| p.contains("seg-"));
+        let file = disk.open(&path.unwrap(), false).unwrap();
+        file.write_at(0, &header.encode()).unwrap();
+        file.write_at(segment::HEADER_LEN, &[0; 4096]).unwrap();
+        assert!(
+            matches!(open(&disk), Err(LogError::Rot { .. })),
+            "{ordinal_first}"
+        );
     }
 }

@@ -116,7 +116,8 @@ impl Master {
         let heard = others.filter_map(|row| leading.stores.heard.get(&row.store));
         // One that has failed lets nothing go any more.
         let heard = heard.filter(|soft| !soft.failed);
-        heard.map(|soft| soft.load.coming_bytes).sum()
+        let coming = heard.map(|soft| soft.load.coming_bytes);
+        coming.fold(0, u64::saturating_add)
     }
 
     /// Bytes of a store's device that are free, or come free when what rests there goes. All stores on
@@ -143,8 +144,12 @@ impl Master {
             let soft = leading.stores.heard.get(&row.store);
             let used = soft.map_or(row.used, |s| s.used);
             let room = self.room(leading, row) / self.sharing(leading, row.device).max(1);
-            *rooms.entry(row.node).or_default() += room;
-            *sizes.entry(row.node).or_default() += room + used;
+            let add = |to: &mut Rooms, bytes| {
+                let sum = to.entry(row.node).or_default();
+                *sum = sum.saturating_add(bytes);
+            };
+            add(&mut rooms, room);
+            add(&mut sizes, room.saturating_add(used));
         }
         (rooms, sizes)
     }

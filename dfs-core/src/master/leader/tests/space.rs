@@ -83,3 +83,14 @@ fn regression_a_new_leader_refuses_no_writer_before_it_knows_the_room() {
     assert!(bench.has_leader());
     bench.run_until("it is known", |b| !b.advice(StoreId(2)).freeing);
 }
+
+#[test]
+fn regression_impossible_space_of_stores_ends_nothing() {
+    let mut bench = Bench::new(1, 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    for store in 1..=3 {
+        bench.set_space(StoreId(store), 1, u64::MAX, u64::MAX);
+    }
+    bench.run_for(3_000);
+    assert_eq!(free_bytes(&mut bench).len(), 3);
+}
