@@ -158,6 +158,8 @@ pub struct Held {
     pub is_deleted: bool,
     /// It rests in some directory because its group went elsewhere, where it may live on.
     pub was_moved: bool,
+    /// It rests in some directory because nothing refers to it, as the master committed.
+    pub was_dropped: bool,
     /// Directories, by number.
     dirs: Vec<usize>,
 }
@@ -281,11 +283,13 @@ impl Inventory {
                         about: None,
                         is_deleted: true,
                         was_moved: false,
+                        was_dropped: false,
                         dirs: Vec::new(),
                     }
                 });
                 held.is_deleted &= kind != Found::Held;
                 held.was_moved |= kind == Found::Moved;
+                held.was_dropped |= kind == Found::Deleted;
                 held.dirs.push(number);
                 // A copy that an older program made may lack what another has.
                 held.about = held.about.take().or(header.about);

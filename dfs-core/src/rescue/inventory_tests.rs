@@ -144,9 +144,13 @@ fn regression_pages_that_are_lost_hide_nothing_else() {
 
 /// Deletes objects of a directory, which rest for this reason.
 fn rest(data: &Path, seqs: &[u64], reason: RestReason) {
+    rest_in(StoreId(4), data, seqs, reason);
+}
+
+fn rest_in(store: StoreId, data: &Path, seqs: &[u64], reason: RestReason) {
     let root = data.join("store");
     let options = StoreOptions::default();
-    let opened = StoreDir::open(&root, ClusterId(9), StoreId(4), options).unwrap();
+    let opened = StoreDir::open(&root, ClusterId(9), store, options).unwrap();
     let (mut store, mut writer) = (opened.store, opened.writer);
     let rests = seqs.iter().map(|seq| Rest {
         id: id(*seq),
@@ -199,9 +203,13 @@ fn what_rests_is_read_only_if_that_is_wanted() {
 
 /// Stores the content `seq` under another name, for one inode.
 fn put(data: &Path, name: ObjectId, seq: u64, ino: Ino) {
+    put_in(StoreId(4), data, name, seq, ino);
+}
+
+fn put_in(store: StoreId, data: &Path, name: ObjectId, seq: u64, ino: Ino) {
     let root = data.join("store");
     let options = StoreOptions::default();
-    let opened = StoreDir::open(&root, ClusterId(9), StoreId(4), options).unwrap();
+    let opened = StoreDir::open(&root, ClusterId(9), store, options).unwrap();
     let (mut store, mut writer) = (opened.store, opened.writer);
     let bytes = content(seq);
     let header = ObjectHeader {
@@ -224,18 +232,25 @@ fn put(data: &Path, name: ObjectId, seq: u64, ino: Ino) {
     writer.commit(&[pending]).unwrap();
 }
 
-/// The objects that a file is made of, one of which is held and one rests for such a reason; and what
-/// is doubted.
-fn rescued_beside_resting(reason: RestReason) -> (Vec<u64>, Vec<String>) {
+/// The objects that a file is made of, one of which is held and one rests for such reasons, in a
+/// directory each; and what is doubted.
+fn rescued_beside_resting(reasons: &[RestReason]) -> (Vec<u64>, Vec<String>) {
     let data = tempfile::tempdir().unwrap();
     let (living, resting, ino) = (1, 2, Ino(9000));
     put(data.path(), id(living), SMALL + 1, ino);
     put(data.path(), id(resting), SMALL + 2, ino);
-    rest(data.path(), &[resting], reason);
+    rest(data.path(), &[resting], reasons[0]);
     let mut inventory = Inventory::with_quarantined();
     inventory
         .add(Directory::open(data.path()).unwrap())
         .unwrap();
+    for reason in &reasons[1..] {
+        let other = tempfile::tempdir().unwrap();
+        put_in(StoreId(5), other.path(), id(resting), SMALL + 2, ino);
+        rest_in(StoreId(5), other.path(), &[resting], *reason);
+        let other = Directory::open(other.path()).unwrap();
+        inventory.add(other).unwrap();
+    }
     assert!(inventory.held(id(resting)).unwrap().is_deleted && !inventory.is_deleted(ino));
     let plan = crate::rescue::plan(&inventory, &MemKv::default());
     let entry = plan.entries.iter().find(|e| e.ino == Some(ino)).unwrap();
@@ -249,18 +264,27 @@ fn rescued_beside_resting(reason: RestReason) -> (Vec<u64>, Vec<String>) {
 #[test]
 fn regression_what_rests_of_a_file_that_lives_is_not_laid_over_it() {
     let reason = RestReason::Deleted(LogIndex(5));
-    assert_eq!(rescued_beside_resting(reason).0, [1]);
+    assert_eq!(rescued_beside_resting(&[reason]).0, [1]);
 }
 
 #[test]
 fn regression_what_rests_as_its_group_moved_may_be_the_only_copy_of_a_file_that_lives() {
     let reason = RestReason::Moved(PgId(0), Epoch(3));
-    let (objects, doubts) = rescued_beside_resting(reason);
+    let (objects, doubts) = rescued_beside_resting(&[reason]);
     assert!(objects.contains(&2), "{objects:?}");
     assert!(
         doubts.iter().any(|words| words.contains("left behind")),
         "{doubts:?}"
     );
+}
+
+#[test]
+fn regression_what_was_deleted_is_no_part_of_a_file_for_a_copy_that_moved_before() {
+    let deleted = RestReason::Deleted(LogIndex(5));
+    let moved = RestReason::Moved(PgId(0), Epoch(3));
+    for reasons in [[deleted, moved], [moved, deleted]] {
+        assert_eq!(rescued_beside_resting(&reasons).0, [1], "{reasons:?}");
+    }
 }
 
 #[test]

@@ -311,9 +311,10 @@ impl Planner<'_> {
             let follows = known.is_none_or(|known| base.is_some_and(|base| base >= known));
             let is_newest = newest.is_some_and(|(_, op)| op == id.op);
             let is_old = in_snapshot.contains(id) || self.inventory.is_aborted(id.op);
-            // What was deleted of a file that lives is no part of it any more; what its group took
-            // along elsewhere may be.
-            let is_dropped = held.is_deleted && !held.was_moved && !is_deleted;
+            // What was deleted of a file that lives is no part of it any more, wherever a copy was left
+            // behind before; what its group took along elsewhere may be.
+            let was_dropped = held.was_dropped || !held.was_moved;
+            let is_dropped = held.is_deleted && was_dropped && !is_deleted;
             if is_old || is_dropped || !(follows || is_newest) {
                 continue;
             }

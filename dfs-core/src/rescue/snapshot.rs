@@ -221,4 +221,15 @@ mod tests {
         let rows: Vec<Row> = vec![long, same.clone(), same];
         assert_eq!(decode_part(&postcard::to_allocvec(&rows).unwrap()), None);
     }
+
+    #[test]
+    fn keys_that_grow_in_steps_are_refused_when_they_are_too_long() {
+        // Each takes all of the one before along, and adds a little.
+        let row = |n: u16| (n * 100, vec![7; 100], Vec::new());
+        let few: Vec<Row> = (0..5).map(row).collect();
+        let pairs = decode_part(&postcard::to_allocvec(&few).unwrap()).unwrap();
+        assert_eq!(pairs.last().map(|(key, _)| key.len()), Some(500));
+        let more: Vec<Row> = (0..6).map(row).collect();
+        assert_eq!(decode_part(&postcard::to_allocvec(&more).unwrap()), None);
+    }
 }
