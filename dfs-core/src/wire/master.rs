@@ -733,6 +733,8 @@ pub struct StoreInfo {
     pub used_bytes: u64,
     /// PGs it is a member of, or still a source for.
     pub pgs: u32,
+    /// Of those, the ones of which it says that it lacks objects.
+    pub lacking: Vec<PgId>,
     /// Of those, still being filled.
     pub filling: u32,
     /// Notes it has not been told.

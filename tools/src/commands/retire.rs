@@ -155,30 +155,50 @@ fn stores_of(status: &ClusterStatus, node: NodeId) -> BTreeSet<StoreId> {
     of.map(|s| s.store).collect()
 }
 
-/// Groups that cannot be read or written once `gone` is stopped, given who is up.
-fn at_risk(map: &PgMap, up: &BTreeSet<StoreId>, gone: &BTreeSet<StoreId>) -> Vec<PgId> {
+/// Stores that say that they lack objects of a group.
+type Lacking = BTreeSet<(StoreId, PgId)>;
+
+fn lacking(status: &ClusterStatus) -> Lacking {
+    let of = |s: &StoreInfo| {
+        s.lacking
+            .iter()
+            .map(|pg| (s.store, *pg))
+            .collect::<Vec<_>>()
+    };
+    status.stores.iter().flat_map(of).collect()
+}
+
+/// Groups that cannot be read or written once `gone` is stopped, given who is up and lacks what.
+fn at_risk(
+    map: &PgMap,
+    up: &BTreeSet<StoreId>,
+    lacking: &Lacking,
+    gone: &BTreeSet<StoreId>,
+) -> Vec<PgId> {
     let least = usize::from(map.quorum.w.max(map.quorum.r));
     let lives = |s: &&StoreId| up.contains(s) && !gone.contains(s);
     let concerned = |pg: &PgInfo| pg.members.iter().chain(&pg.prior).any(|s| gone.contains(s));
-    let is_at_risk = |pg: &PgInfo| {
+    let is_at_risk = |id: PgId, pg: &PgInfo| {
         let live = pg.members.iter().filter(lives).count();
-        let complete = pg.members.iter().filter(|s| !pg.filling.contains(s));
+        let has_all = |s: &&StoreId| !pg.filling.contains(s) && !lacking.contains(&(**s, id));
+        let complete = pg.members.iter().filter(has_all);
         concerned(pg)
             && (live < least || complete.filter(lives).count() == 0 || pg.phase == PgPhase::Fencing)
     };
     numbered(map)
-        .filter(|(_, pg)| is_at_risk(pg))
+        .filter(|(id, pg)| is_at_risk(*id, pg))
         .map(|(id, _)| id)
         .collect()
 }
 
-/// Groups none of whose complete copies is on a node that is up.
-fn without_copy(map: &PgMap, up: &BTreeSet<StoreId>) -> Vec<PgId> {
-    let holds = |pg: &PgInfo| {
+/// Groups none of whose complete copies is on a node that is up: of each, some file may be lost.
+fn without_copy(map: &PgMap, up: &BTreeSet<StoreId>, lacking: &Lacking) -> Vec<PgId> {
+    let holds = |id: PgId, pg: &PgInfo| {
         let complete = pg.members.iter().filter(|s| !pg.filling.contains(s));
-        complete.chain(&pg.prior).any(|s| up.contains(s))
+        let mut holders = complete.chain(&pg.prior);
+        holders.any(|s| up.contains(s) && !lacking.contains(&(*s, id)))
     };
-    let lost = numbered(map).filter(|(_, pg)| !pg.members.is_empty() && !holds(pg));
+    let lost = numbered(map).filter(|(id, pg)| !pg.members.is_empty() && !holds(*id, pg));
     lost.map(|(id, _)| id).collect()
 }
 
@@ -243,7 +263,7 @@ pub async fn safe_to_stop(args: &StopArgs, tools: &mut Tools) -> anyhow::Result<
     let known = nodes::known_of(tools, &args.node).await?;
     let (status, map) = (client.status().await?, client.pg_map_now().await?);
     let own = stores_of(&status, known.node);
-    let groups = at_risk(&map, &up(&status), &own);
+    let groups = at_risk(&map, &up(&status), &lacking(&status), &own);
     let named_max = if args.all { usize::MAX } else { NAMED };
     let files = files_in(&client, &groups, named_max).await?;
     let mut reasons = Vec::new();
@@ -351,7 +371,7 @@ fn known_or(error: ClientError, node: NodeId) -> anyhow::Error {
 pub async fn lost(args: &LostArgs, tools: &mut Tools) -> anyhow::Result<()> {
     let client = tools.reader().await?;
     let (status, map) = (client.status().await?, client.pg_map_now().await?);
-    let groups = without_copy(&map, &up(&status));
+    let groups = without_copy(&map, &up(&status), &lacking(&status));
     let named_max = if args.all || tools.out.json {
         usize::MAX
     } else {
@@ -366,7 +386,7 @@ pub async fn lost(args: &LostArgs, tools: &mut Tools) -> anyhow::Result<()> {
     }
     let (n, pgs) = (files.count, groups.len());
     tools.out.line(format!(
-        "{n} files have bytes in {pgs} placement groups of which no copy is up:"
+        "{n} files have bytes in {pgs} placement groups of which no complete copy is up:"
     ))?;
     list(&files, tools)
 }
@@ -398,21 +418,39 @@ mod tests {
     #[test]
     fn a_group_is_at_risk_when_less_than_a_quorum_stays() {
         let map = map(&[&[1, 2, 3], &[1, 4, 5], &[3, 4, 5]]);
-        let all = ids(&[1, 2, 3, 4, 5]);
-        assert!(at_risk(&map, &all, &ids(&[1])).is_empty());
-        assert_eq!(at_risk(&map, &ids(&[1, 2, 4, 5]), &ids(&[1])), [PgId(0)]);
+        let (all, none) = (ids(&[1, 2, 3, 4, 5]), Lacking::new());
+        assert!(at_risk(&map, &all, &none, &ids(&[1])).is_empty());
+        assert_eq!(
+            at_risk(&map, &ids(&[1, 2, 4, 5]), &none, &ids(&[1])),
+            [PgId(0)]
+        );
         let mut filling = map.clone();
         filling.pgs[1].filling = vec![StoreId(4), StoreId(5)];
-        assert_eq!(at_risk(&filling, &all, &ids(&[1])), [PgId(1)]);
+        assert_eq!(at_risk(&filling, &all, &none, &ids(&[1])), [PgId(1)]);
     }
 
     #[test]
     fn a_file_is_lost_when_no_complete_copy_is_up() {
         let mut map = map(&[&[1, 2, 3], &[1, 4, 5]]);
-        assert_eq!(without_copy(&map, &ids(&[4])), [PgId(0)]);
+        assert_eq!(without_copy(&map, &ids(&[4]), &Lacking::new()), [PgId(0)]);
         map.pgs[1].filling = vec![StoreId(4)];
-        assert_eq!(without_copy(&map, &ids(&[4])), [PgId(0), PgId(1)]);
+        assert_eq!(
+            without_copy(&map, &ids(&[4]), &Lacking::new()),
+            [PgId(0), PgId(1)]
+        );
         map.pgs[1].prior = vec![StoreId(4)];
-        assert_eq!(without_copy(&map, &ids(&[4])), [PgId(0)]);
+        assert_eq!(without_copy(&map, &ids(&[4]), &Lacking::new()), [PgId(0)]);
+    }
+
+    #[test]
+    fn regression_a_copy_that_lacks_objects_is_no_complete_one() {
+        let map = map(&[&[1, 2, 3], &[1, 4, 5]]);
+        let all = ids(&[1, 2, 3, 4, 5]);
+        let mut lacking: Lacking = [(StoreId(2), PgId(0)), (StoreId(2), PgId(1))].into();
+        assert!(at_risk(&map, &all, &lacking, &ids(&[1])).is_empty());
+        lacking.insert((StoreId(3), PgId(0)));
+        assert_eq!(at_risk(&map, &all, &lacking, &ids(&[1])), [PgId(0)]);
+        assert_eq!(without_copy(&map, &ids(&[2, 3, 4]), &lacking), [PgId(0)]);
+        assert!(without_copy(&map, &ids(&[1, 4]), &lacking).is_empty());
     }
 }

@@ -287,6 +287,7 @@ mod tests {
             free_bytes: 1 << 39,
             used_bytes: 1 << 20,
             pgs: 154,
+            lacking: Vec::new(),
             filling: 0,
             behind: 0,
             draining: false,

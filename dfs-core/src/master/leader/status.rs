@@ -111,6 +111,12 @@ impl Master {
             free_bytes: self.free_on_device(leading, row),
             used_bytes: soft.map_or(row.used, |s| s.used),
             pgs: map.pgs.iter().filter(member).count() as u32,
+            lacking: self
+                .state
+                .pgs()
+                .filter(|(pg, s)| member(&&s.info) && !leading.has_all(store, *pg))
+                .map(|(pg, _)| pg)
+                .collect(),
             filling: map
                 .pgs
                 .iter()
