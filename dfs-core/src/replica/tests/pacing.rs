@@ -220,3 +220,23 @@ fn regression_a_group_at_its_last_copy_goes_before_all_others() {
     let last = asked.iter().filter(|seq| **seq > 40).count();
     assert!(asked.len() == 12 && last == 8, "{asked:?}");
 }
+
+#[test]
+fn groups_at_their_last_copy_are_filled_first_and_then_those_with_the_fewest() {
+    let mut rig = Rig::new();
+    let mut map = map(20, filling(&[1, 2, 3, 4], &[]));
+    map.pgs = vec![map.pgs[0].clone(); 4];
+    map.pgs.push(filling(&[1, 2, 3, 4], &[peer(2)]));
+    map.pgs.push(map.pgs[0].clone());
+    rig.answer(|ok| {
+        ok.map = Some(map);
+        ok.repair.last_copies = vec![PgId(5)];
+    });
+    let listed = |call: Call| match call.request {
+        Request::Master(MasterRequest::PgListing { pg, .. }) => Some(pg.0),
+        _ => None,
+    };
+    let calls = std::iter::from_fn(|| rig.call());
+    let groups: Vec<_> = calls.filter_map(listed).collect();
+    assert_eq!(groups, [5, 4, 0, 1]);
+}

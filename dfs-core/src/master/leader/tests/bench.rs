@@ -4,7 +4,7 @@ use super::store::{Store, addr, store_conn};
 use crate::consensus::{LogConfig, LogId, RaftConfig, RaftLog, SnapshotMeta};
 use crate::store::{LazyKv, MemBase, SimDisk};
 use crate::types::{
-    ClusterId, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Time,
+    ClusterId, LogIndex, NodeId, PgId, PgMap, PgPhase, QuorumSizes, RaftId, StoreId, Term, Time,
 };
 use crate::wire::master::{MasterRequest, MasterResponse, SpaceAdvice, Voting};
 use crate::wire::node::NodeResponse;
@@ -108,6 +108,7 @@ impl Bench {
             failed: false,
             space: None,
             advice: SpaceAdvice::default(),
+            told: Default::default(),
         });
     }
 
@@ -580,6 +581,12 @@ impl Bench {
     /// What the store was told last.
     pub fn advice(&self, id: StoreId) -> SpaceAdvice {
         self.stores.iter().find(|s| s.id == id).unwrap().advice
+    }
+
+    /// The term of who answered the store last, and which groups it shall copy first.
+    pub fn told(&self, id: StoreId) -> (Term, Vec<PgId>) {
+        let store = self.stores.iter().find(|s| s.id == id);
+        store.unwrap().told.clone()
     }
 
     pub fn was_refilled(&self, id: StoreId) -> bool {

@@ -32,6 +32,9 @@ fn regression_a_store_that_lacks_objects_is_no_full_copy() {
     bench.run_for(1_000);
     let lacking = status(&mut bench);
     assert_eq!(lacking.health, Health::Degraded);
+    let named = lacking.stores.iter().filter(|s| !s.lacking.is_empty());
+    let named: Vec<_> = named.map(|s| (s.store, &s.lacking[..])).collect();
+    assert_eq!(named, [(StoreId(2), &[pg][..])], "for the tools");
     let says = |text: &str| lacking.reasons.iter().any(|r| r.contains(text));
     assert!(
         says("lacks 3 objects of 1 groups, being copied"),
@@ -99,7 +102,7 @@ fn regression_a_late_heartbeat_does_not_make_a_store_be_filled_again() {
 fn regression_a_store_is_told_which_of_the_groups_it_copies_are_at_their_last_live_copy() {
     let told = |b: &Bench| {
         let stores = [StoreId(1), StoreId(2)];
-        stores.map(|store| b.leader().last_copies(store).len())
+        stores.map(|store| b.told(store).1.len())
     };
     let mut bench = four();
     bench.mute(StoreId(3));

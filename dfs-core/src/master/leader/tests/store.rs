@@ -1,5 +1,5 @@
 //! A store that says what a store would say, and holds nothing.
-use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, PgId, PgMap, StoreId, Time};
+use crate::types::{Epoch, Incarnation, Ino, LogIndex, NodeId, PgId, PgMap, StoreId, Term, Time};
 use crate::wire::master::{Heartbeat, SpaceAdvice, StoreLacks, StoreLoad, Voting};
 use crate::wire::repair::{FillCount, StoreRepair};
 use crate::wire::rpc::ConnId;
@@ -36,6 +36,8 @@ pub struct Store {
     pub space: Option<(u64, u64, u64)>,
     /// How the cluster stands with space, as it was told last.
     pub advice: SpaceAdvice,
+    /// In which term who answered last leads, and the groups to copy first.
+    pub told: (Term, Vec<PgId>),
 }
 
 impl Store {
@@ -109,6 +111,7 @@ impl Store {
     pub fn take(&mut self, ok: crate::wire::master::HeartbeatOk, frozen: bool) {
         self.cursor = self.cursor.max(ok.notes_upto);
         self.advice = ok.space;
+        self.told = (ok.term, ok.repair.last_copies);
         let Some(map) = ok.map else { return };
         for (pg, i) in map.pgs.iter().zip(0u16..) {
             if pg.filling.contains(&self.id) {

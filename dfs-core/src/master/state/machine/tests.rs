@@ -175,6 +175,19 @@ fn regression_a_store_that_was_removed_becomes_no_member_by_a_change_planned_bef
     f.apply(Command::StoreRemoved { store: StoreId(4) });
     assert!(!f.apply(change(1, &[1, 2, 4])).map_changed);
     assert_eq!(f.state.counts_in(StoreId(4)), None);
+    // One beside it that is still possible is made.
+    let (mut both, mut other) = (change(1, &[1, 2, 4]), change(0, &[1, 2, 3]));
+    let (Command::BeginEpoch { changes, .. }, Command::BeginEpoch { changes: more, .. }) =
+        (&mut both, &mut other)
+    else {
+        unreachable!("made above");
+    };
+    more[0].pg = PgId(1);
+    changes.append(more);
+    assert!(f.apply(both).map_changed);
+    assert_eq!(f.state.counts_in(StoreId(4)), None);
+    let pgs = &f.state.map().pgs;
+    assert_eq!((pgs[0].epoch, pgs[1].epoch), (Epoch(1), Epoch(1)));
 }
 
 #[test]
