@@ -89,7 +89,7 @@ pub enum Command {
     SafeToStop(commands::retire::StopArgs),
     /// Forget an empty, stopped node for good
     Remove(commands::retire::RemoveArgs),
-    /// Name the files of which no copy is up
+    /// Name the files of which bytes may be lost: no complete copy of these is on a node that is up
     Lost(commands::retire::LostArgs),
     /// Show how the cluster is
     Status(commands::status::StatusArgs),

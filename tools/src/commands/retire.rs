@@ -155,7 +155,7 @@ fn stores_of(status: &ClusterStatus, node: NodeId) -> BTreeSet<StoreId> {
     of.map(|s| s.store).collect()
 }
 
-/// Stores that say that they lack objects of a group.
+/// Stores that lack objects of a group, besides those that are being filled.
 type Lacking = BTreeSet<(StoreId, PgId)>;
 
 fn lacking(status: &ClusterStatus) -> Lacking {
@@ -364,7 +364,8 @@ fn known_or(error: ClientError, node: NodeId) -> anyhow::Error {
     }
 }
 
-/// Names the files of which no copy is on a node that is up.
+/// Names the files with bytes in groups of which no complete copy is on a node that is up. What an
+/// incomplete one holds of them can still be read.
 ///
 /// # Errors
 /// No leader answers.
@@ -382,7 +383,9 @@ pub async fn lost(args: &LostArgs, tools: &mut Tools) -> anyhow::Result<()> {
         return tools.out.json(&files);
     }
     if files.count == 0 {
-        return tools.out.line("every file has a copy on a node that is up");
+        return tools
+            .out
+            .line("every file has complete copies of all its bytes on nodes that are up");
     }
     let (n, pgs) = (files.count, groups.len());
     tools.out.line(format!(
@@ -452,5 +455,11 @@ mod tests {
         assert_eq!(at_risk(&map, &all, &lacking, &ids(&[1])), [PgId(0)]);
         assert_eq!(without_copy(&map, &ids(&[2, 3, 4]), &lacking), [PgId(0)]);
         assert!(without_copy(&map, &ids(&[1, 4]), &lacking).is_empty());
+        // Nor is the source of a group that lacks some of it.
+        let mut moved = map.clone();
+        moved.pgs[0].prior = vec![StoreId(5)];
+        assert_eq!(without_copy(&moved, &ids(&[5]), &lacking), []);
+        lacking.insert((StoreId(5), PgId(0)));
+        assert_eq!(without_copy(&moved, &ids(&[5]), &lacking), [PgId(0)]);
     }
 }
