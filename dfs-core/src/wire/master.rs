@@ -733,7 +733,8 @@ pub struct StoreInfo {
     pub used_bytes: u64,
     /// PGs it is a member of, or still a source for.
     pub pgs: u32,
-    /// Of those, the ones of which it says that it lacks objects.
+    /// Of those, the ones of which it says that it lacks objects, and those that it left before it was
+    /// filled.
     pub lacking: Vec<PgId>,
     /// Of those, still being filled.
     pub filling: u32,

@@ -109,6 +109,17 @@ impl Master {
             .collect()
     }
 
+    /// Groups in which the store counts, or is a source of, and of which it has not all that it should,
+    /// besides what it is still being filled with.
+    pub(super) fn lacking_groups(&self, leading: &Leading, store: StoreId) -> Vec<PgId> {
+        let is_here =
+            |s: &PgState| s.info.members.contains(&store) || s.info.prior.contains(&store);
+        let has_all = |pg| leading.has_all(store, pg) && !self.state.is_partial(pg, store);
+        let groups = self.state.pgs();
+        let lacking = groups.filter(|(pg, state)| is_here(state) && !has_all(*pg));
+        lacking.map(|(pg, _)| pg).collect()
+    }
+
     /// The store was not told what it must know by now, or is far behind.
     pub(super) fn is_behind(&self, leading: &Leading, cursor: LogIndex) -> bool {
         let behind = self.state.applied().index.0.saturating_sub(cursor.0);

@@ -111,12 +111,7 @@ impl Master {
             free_bytes: self.free_on_device(leading, row),
             used_bytes: soft.map_or(row.used, |s| s.used),
             pgs: map.pgs.iter().filter(member).count() as u32,
-            lacking: self
-                .state
-                .pgs()
-                .filter(|(pg, s)| member(&&s.info) && !leading.has_all(store, *pg))
-                .map(|(pg, _)| pg)
-                .collect(),
+            lacking: self.lacking_groups(leading, store),
             filling: map
                 .pgs
                 .iter()
@@ -291,12 +286,13 @@ impl Master {
         let mut unavailable = 0;
         for (pg, state) in self.state.pgs() {
             let live = state.info.members.iter().filter(|m| up.contains(m)).count();
-            // Who gave its copy away keeps it until it is complete elsewhere.
+            // Who gave its copy away keeps it until it is complete elsewhere, unless it had only a part.
             let moves = matches!(
                 state.cause,
                 ChangeCause::Rebalance(_) | ChangeCause::Drain(_)
             );
-            let kept = state.info.prior.iter().filter(|m| moves && up.contains(m));
+            let keeps = |m: &&StoreId| up.contains(m) && !self.state.is_partial(pg, **m);
+            let kept = state.info.prior.iter().filter(|m| moves && keeps(m));
             let kept_full = kept.clone().filter(|m| leading.has_all(**m, pg)).count();
             let kept = kept.count();
             let copies = || state.complete().filter(|m| up.contains(m));

@@ -61,6 +61,8 @@ pub const CLUSTER: &[u8] = b"vcluster";
 pub const TRIMMED: &[u8] = b"vtrimmed";
 /// Repair is paused.
 pub const PAUSED: &[u8] = b"vpaused";
+/// Former members of groups that left them before they were filled.
+pub const PARTIAL: &[u8] = b"vpartial";
 /// Length of the delete queue.
 pub const DELETES: &[u8] = b"vdeletes";
 

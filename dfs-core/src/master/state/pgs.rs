@@ -11,7 +11,8 @@
 //! 2. members are distinct, at most N; `filling` is a subset of them;
 //! 3. a store is *complete* only while it stays a member without a gap: moved away and back it is
 //!    filled again;
-//! 4. prior members stay a read-only source until every member is filled.
+//! 4. prior members stay a read-only source until every member is filled; it is known which of them
+//!    left before they were filled themselves.
 use super::{StateError, keys};
 use crate::master::command::{ChangeCause, PgChange};
 use crate::store::{Kv, KvRead};
@@ -64,6 +65,8 @@ impl PgState {
 pub struct Pgs {
     states: Vec<PgState>,
     map: PgMap,
+    /// Prior members that hold only a part.
+    partial: BTreeSet<(PgId, StoreId)>,
 }
 
 impl Pgs {
@@ -77,6 +80,7 @@ impl Pgs {
         Self {
             states: Vec::new(),
             map,
+            partial: BTreeSet::new(),
         }
     }
 
@@ -93,7 +97,11 @@ impl Pgs {
             pgs,
         };
         keys::put(kv, b"vmap".to_vec(), &(map.version, map.quorum));
-        Self { states, map }
+        Self {
+            states,
+            map,
+            partial: BTreeSet::new(),
+        }
     }
 
     /// Loads the table.
@@ -115,6 +123,7 @@ impl Pgs {
                 quorum,
                 pgs,
             },
+            partial: keys::get(kv, "partial", keys::PARTIAL)?.unwrap_or_default(),
         })
     }
 
@@ -147,9 +156,32 @@ impl Pgs {
         self.iter().find(counts).map(|(pg, _)| pg)
     }
 
+    /// The store is a source of the group, and left it before it was filled.
+    pub fn is_partial(&self, pg: PgId, store: StoreId) -> bool {
+        self.partial.contains(&(pg, store))
+    }
+
+    /// A member that is being filled and becomes a prior one has only a part, until it is let go.
+    fn note_partial(&mut self, kv: &mut impl Kv, pg: PgId, new: &PgInfo) {
+        let filling = &self.states[usize::from(pg.0)].info.filling;
+        let mut partial = self.partial.clone();
+        partial.extend(filling.iter().map(|store| (pg, *store)));
+        partial.retain(|(of, store)| *of != pg || new.prior.contains(store));
+        if partial == self.partial {
+            return;
+        }
+        self.partial = partial;
+        if self.partial.is_empty() {
+            kv.delete(keys::PARTIAL);
+        } else {
+            keys::put(kv, keys::PARTIAL.to_vec(), &self.partial);
+        }
+    }
+
     fn update(&mut self, kv: &mut impl Kv, index: LogIndex, pg: PgId, state: PgState) {
         let at = usize::from(pg.0);
         check(&state, self.map.quorum);
+        self.note_partial(kv, pg, &state.info);
         keys::put(kv, keys::pg(pg), &state);
         self.map.pgs[at] = state.info.clone();
         self.states[at] = state;
@@ -390,6 +422,44 @@ mod tests {
         assert!(pgs.filled(&mut kv, LogIndex(5), &filled));
         let info = &pgs.get(P).unwrap().info;
         assert_eq!((info.phase, info.prior.len()), (PgPhase::Active, 0));
+    }
+
+    #[test]
+    fn who_leaves_before_it_is_filled_is_a_partial_source_until_it_is_let_go() {
+        let (mut pgs, mut kv) = begun(&[1, 2, 3]);
+        let cause = ChangeCause::Failed(StoreId(3));
+        pgs.begin(
+            &mut kv,
+            LogIndex(3),
+            Time(2),
+            cause,
+            &[change(1, &[1, 2, 4])],
+        );
+        let partial = |pgs: &Pgs| {
+            let stores = s(&[1, 2, 3, 4, 5]).into_iter();
+            stores.filter(|m| pgs.is_partial(P, *m)).collect::<Vec<_>>()
+        };
+        assert_eq!(partial(&pgs), [], "3 had all");
+        let cause = ChangeCause::Failed(StoreId(4));
+        pgs.begin(
+            &mut kv,
+            LogIndex(4),
+            Time(3),
+            cause,
+            &[change(2, &[1, 2, 5])],
+        );
+        assert_eq!(pgs.get(P).unwrap().info.prior, s(&[3, 4]));
+        assert_eq!(partial(&pgs), s(&[4]));
+        assert_eq!(partial(&Pgs::load(&kv).unwrap()), s(&[4]));
+        // It comes back, and is filled, as a member is.
+        let back = [change(3, &[1, 2, 4])];
+        pgs.begin(&mut kv, LogIndex(5), Time(4), cause, &back);
+        assert_eq!(partial(&pgs), s(&[5]));
+        assert!(pgs.activate(&mut kv, LogIndex(6), &[(P, Epoch(4))]));
+        assert_eq!(partial(&pgs), s(&[5]));
+        assert!(pgs.filled(&mut kv, LogIndex(7), &[(P, Epoch(4), StoreId(4))]));
+        assert_eq!(partial(&pgs), []);
+        assert_eq!(kv.get(keys::PARTIAL).unwrap(), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which copies count, who is silent, and which news a store missed.
 use super::*;
+use crate::master::command::{ChangeCause, Command, PgChange};
 use crate::master::state::PgState;
 use crate::types::{PgId, PgInfo};
 use crate::wire::master::ClusterStatus;
@@ -136,6 +137,48 @@ fn regression_a_store_is_told_which_of_the_groups_it_copies_are_at_their_last_li
 }
 
 #[test]
+fn regression_who_leaves_a_group_before_it_is_filled_is_no_full_copy() {
+    let mut bench = four();
+    let map = &bench.leader().state().map();
+    let (pg, info) = (0u16..)
+        .zip(&map.pgs)
+        .find(|(_, pg)| !pg.members.contains(&StoreId(4)))
+        .map(|(pg, info)| (PgId(pg), info.clone()))
+        .unwrap();
+    let leaving = info.members[2];
+    // As a move that was planned a moment before its source said that it must be filled anew.
+    bench.freeze_epochs(true);
+    bench.propose(Command::Refill {
+        members: vec![(pg, info.epoch, leaving)],
+    });
+    bench.run_until("it is filled anew", |b| b.count(PgPhase::Copying) == 1);
+    bench.propose(Command::BeginEpoch {
+        cause: ChangeCause::Rebalance(leaving),
+        changes: vec![PgChange {
+            pg,
+            from: info.epoch,
+            members: vec![info.members[0], info.members[1], StoreId(4)],
+        }],
+    });
+    let is_moving = |b: &Bench| {
+        let info = &b.leader().state().map().pgs[usize::from(pg.0)];
+        info.phase == PgPhase::Copying && info.prior == [leaving]
+    };
+    bench.run_until("it began", |b| b.count(PgPhase::Fencing) == 1);
+    bench.freeze_epochs(false);
+    bench.run_until("the group moves", is_moving);
+    bench.mute(StoreId(4));
+    bench.run_for(600);
+    assert!(is_moving(&bench));
+    let seen = status(&mut bench);
+    let is_such = |r: &String| r.contains("1 groups have fewer than 3 copies");
+    assert!(seen.reasons.iter().any(is_such), "{:?}", seen.reasons);
+    let named = seen.stores.iter().filter(|s| !s.lacking.is_empty());
+    let named: Vec<_> = named.map(|s| (s.store, &s.lacking[..])).collect();
+    assert_eq!(named, [(leaving, &[pg][..])]);
+}
+
+#[test]
 fn regression_who_gives_a_group_away_and_lacks_objects_of_it_is_no_full_copy() {
     let mut bench = four();
     bench.add_store(StoreId(5));
@@ -166,4 +209,20 @@ fn regression_who_gives_a_group_away_and_lacks_objects_of_it_is_no_full_copy() {
         pgs.any(|(other, state)| other == pg && is_source(state)),
         "it is still moving"
     );
+}
+
+#[test]
+fn stores_are_told_the_term_of_the_leader_that_answers() {
+    let mut bench = Bench::new(3, 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    let term = bench.leader().raft().term();
+    bench.run_until("told", |b| b.told(StoreId(1)).0 == term);
+    let former = bench.leader_id();
+    bench.cut(former, true);
+    bench.run_until("another leads", |b| {
+        b.has_leader() && b.leader_id() != former
+    });
+    let later = bench.leader().raft().term();
+    assert!(later > term, "{later} after {term}");
+    bench.run_until("told", |b| b.told(StoreId(1)).0 == later);
 }

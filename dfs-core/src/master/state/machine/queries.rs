@@ -141,6 +141,11 @@ impl<K: Kv> MasterState<K> {
         self.pgs.counts_in(store)
     }
 
+    /// The store is a source of the group that left it before it was filled: it has only a part.
+    pub fn is_partial(&self, pg: PgId, store: StoreId) -> bool {
+        self.pgs.is_partial(pg, store)
+    }
+
     /// The return that this report tells of is noted.
     ///
     /// # Errors
