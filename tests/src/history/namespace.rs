@@ -14,8 +14,7 @@
 //! one from another mount ([`TreeCall::raced`]) may answer what was true of each name at some moment:
 //! * EEXIST, EISDIR, ENOTDIR, ENOTEMPTY by the new name alone;
 //! * 0 without doing anything, if it saw the same inode under both names, because another one had just
-//!   moved it: a rename if the old name is gone and the new one there, an exchange if the new one is there
-//!   (a rename took the old one away, or an exchange brought another).
+//!   moved it there: what the old name names by then is all the same.
 use super::record::{Outcome, Record};
 use super::search::{Call, Model};
 use rustix::io::Errno;
@@ -270,19 +269,14 @@ fn rename(root: &mut Node, from: &[u8], to: &[u8], mode: RenameMode) -> Answered
 
 /// A raced rename may answer so, without doing anything.
 fn may_answer(root: &mut Node, op: &TreeOp, answer: &TreeAnswer) -> bool {
-    let TreeOp::Rename(from, to, mode) = op else {
+    let TreeOp::Rename(_, to, mode) = op else {
         return false;
     };
-    let (old, new) = (root.find(from), root.find(to));
-    let Some(new) = new else {
+    let Some(new) = root.find(to) else {
         return false;
     };
     match answer {
-        TreeAnswer::Done => match mode {
-            RenameMode::Replace => old.is_none(),
-            RenameMode::Exchange => true,
-            RenameMode::NoReplace => false,
-        },
+        TreeAnswer::Done => *mode != RenameMode::NoReplace,
         TreeAnswer::Refused(errno) => {
             let errno = Errno::from_raw_os_error(*errno);
             match mode {
@@ -326,6 +320,10 @@ impl Model for Tree {
         }
         let mut same = state.clone();
         (call.raced && may_answer(&mut same, &call.op, answer)).then_some(same)
+    }
+
+    fn step_otherwise(&self, state: &Node, call: &TreeCall, answer: &TreeAnswer) -> Option<Node> {
+        (call.raced && may_answer(&mut state.clone(), &call.op, answer)).then(|| state.clone())
     }
 
     /// A rename that has done nothing here may do something elsewhere.
@@ -410,12 +408,28 @@ mod tests {
             judge::trees(&moved).is_ok(),
             "both saw one inode under both names"
         );
-        // As above, but what the second one saw twice would have been exchanged with itself.
-        let mut exchanged = moved.clone();
-        if let TreeOp::Rename(_, _, mode) = &mut exchanged[2].op {
-            *mode = RenameMode::Exchange;
-        }
-        assert!(judge::trees(&exchanged).is_ok());
+        let exchanging = |record: &TreeRecord| {
+            let mut record = record.clone();
+            if let TreeOp::Rename(_, _, mode) = &mut record.op {
+                *mode = RenameMode::Exchange;
+            }
+            record
+        };
+        let [made, first, second] = &moved;
+        let itself = [made.clone(), first.clone(), exchanging(second)];
+        assert!(judge::trees(&itself).is_ok(), "exchanged with itself");
+        let two = [
+            create(1, 0),
+            create(2, 2),
+            exchanging(first),
+            second.clone(),
+        ];
+        let after = [
+            two.as_slice(),
+            &[look(1, Some(2), 30), look(2, Some(1), 32)],
+        ]
+        .concat();
+        assert!(judge::trees(&after).is_ok(), "the old name names the other");
         let alone = [
             create(1, 0),
             rename(0, (1, 2), (10, 20)),

@@ -44,6 +44,17 @@ pub trait Model {
         answer: Option<&Self::Answer>,
     ) -> Option<Self::State>;
 
+    /// Another state that may follow, where an answer does not tell which of two things was done. Not asked
+    /// of operations of unknown outcome.
+    fn step_otherwise(
+        &self,
+        _state: &Self::State,
+        _op: &Self::Op,
+        _answer: &Self::Answer,
+    ) -> Option<Self::State> {
+        None
+    }
+
     /// This operation, which leads from one state to the other, can as well be here as anywhere later: it
     /// is taken as soon as it can be. Without a word to the contrary that is what changes nothing here;
     /// right for answers that never come with a change when they once come without one.
@@ -101,6 +112,8 @@ enum Cursor {
     Harmless(usize),
     /// A link of the list.
     Link(usize),
+    /// The operation of a link once more, if it may have done something else.
+    Otherwise(usize),
     /// One of the operations that need not happen, called no later than this.
     Optional(usize, u64),
     Nothing,
@@ -110,6 +123,8 @@ enum Candidate {
     Op(usize),
     /// Only if it is harmless.
     Harmless(usize),
+    /// By what else it may have done.
+    Otherwise(usize),
     /// All that must have happened has.
     AllDone,
     /// Every choice was tried.
@@ -211,10 +226,11 @@ impl<'a, M: Model> Search<'a, M> {
         let mut choices: Vec<Choice<M::State>> = Vec::new();
         let mut cursor = self.start();
         for _ in 0..steps_max {
-            let (op, only_harmless) = match self.candidate(&mut cursor) {
+            let (op, only_harmless, otherwise) = match self.candidate(&mut cursor) {
                 Candidate::AllDone => return Verdict::Explained,
-                Candidate::Op(op) => (op, false),
-                Candidate::Harmless(op) => (op, true),
+                Candidate::Op(op) => (op, false, false),
+                Candidate::Harmless(op) => (op, true, false),
+                Candidate::Otherwise(op) => (op, false, true),
                 Candidate::None => {
                     let Some(choice) = choices.pop() else {
                         return Verdict::Refuted { stuck: self.stuck };
@@ -229,7 +245,12 @@ impl<'a, M: Model> Search<'a, M> {
                 }
             };
             let call = &self.calls[op];
-            let Some(next) = self.model.step(&state, &call.op, call.answer.as_ref()) else {
+            let answer = call.answer.as_ref();
+            let next = match answer.filter(|_| otherwise) {
+                Some(answer) => self.model.step_otherwise(&state, &call.op, answer),
+                None => self.model.step(&state, &call.op, answer),
+            };
+            let Some(next) = next else {
                 continue;
             };
             let is_forced = self.model.is_harmless(&state, &call.op, &next);
@@ -278,11 +299,15 @@ impl<'a, M: Model> Search<'a, M> {
                 Cursor::Link(at) => {
                     let link = self.links[at];
                     if link.is_call {
-                        *cursor = Cursor::Link(link.next);
+                        *cursor = Cursor::Otherwise(at);
                         return Candidate::Op(link.op);
                     }
                     self.stuck = self.stuck.max(link.at);
                     *cursor = Cursor::Optional(0, link.at);
+                }
+                Cursor::Otherwise(at) => {
+                    *cursor = Cursor::Link(self.links[at].next);
+                    return Candidate::Otherwise(self.links[at].op);
                 }
                 Cursor::Optional(i, until) => match self.optional.get(i).copied() {
                     Some(op) if self.calls[op].call <= until => {
