@@ -50,7 +50,7 @@ use rand_chacha::ChaCha8Rng;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,8 @@ const FINAL: Who = Who {
 };
 /// How long a final read may fail before that is an anomaly.
 const FINAL_MAX: Duration = Duration::from_secs(60);
+/// Keys that cannot be read, after which no others are tried.
+const UNREADABLE_MAX: u32 = 8;
 
 /// A few threads that work on several mounts, and what became of it.
 pub trait Workload: Send + Sync {
@@ -144,6 +146,8 @@ struct Board<O, A> {
     clock: Clock,
     recorder: Recorder<O, A>,
     anomalies: Mutex<Vec<String>>,
+    /// Keys that could not be read at the end.
+    unreadable: AtomicU32,
 }
 
 impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
@@ -152,6 +156,7 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
             clock,
             recorder: Recorder::new(clock),
             anomalies: Mutex::default(),
+            unreadable: AtomicU32::new(0),
         }
     }
 
@@ -180,12 +185,17 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
     }
 
     /// Reads a key on a mount when all is over, again and again until it succeeds or it takes too long.
+    /// Once a key could not be read, the others are tried once each, and soon no more.
     fn read_last<T>(
         &self,
         (key, op): (u32, O),
         answer: impl Fn(&T) -> A,
         mut read: impl FnMut() -> Result<T, String>,
     ) -> Option<T> {
+        let unreadable = self.unreadable.load(Ordering::Relaxed);
+        if unreadable >= UNREADABLE_MAX {
+            return None;
+        }
         let begin = Instant::now();
         loop {
             let begun = self.recorder.begin(FINAL, key, op.clone());
@@ -196,7 +206,8 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
                 }
                 Err(e) => {
                     self.recorder.end(begun, Outcome::Fail);
-                    if begin.elapsed() > FINAL_MAX {
+                    if unreadable > 0 || begin.elapsed() > FINAL_MAX {
+                        self.unreadable.fetch_add(1, Ordering::Relaxed);
                         self.anomaly(format!("key {key} cannot be read at the end: {e}"));
                         return None;
                     }
