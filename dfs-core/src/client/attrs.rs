@@ -193,7 +193,10 @@ impl Client {
         match done? {
             MutationOk::Attr(attr) | MutationOk::Entry { attr, .. } => Ok(Some(self.shown(attr))),
             MutationOk::Committed { attr, .. } => Ok(Some(self.shown(attr))),
-            MutationOk::Done | MutationOk::Removed { .. } | MutationOk::Locked => Ok(None),
+            MutationOk::Done
+            | MutationOk::Removed { .. }
+            | MutationOk::Renamed { .. }
+            | MutationOk::Locked => Ok(None),
         }
     }
 

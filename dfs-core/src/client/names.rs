@@ -271,18 +271,24 @@ impl Client {
             Key::Node(from_parent),
             Key::Node(to_parent),
         ];
-        let moved = self.cache.name(from_parent, from_name).flatten();
+        let believed = self.cache.name(from_parent, from_name).flatten();
         let known = self.add_named(&mut keys, from_parent, from_name)
             & self.add_named(&mut keys, to_parent, to_name);
         let token = self.cache.begin(&keys);
         let done = self.mutate(body).await;
-        if let (Some(ino), Ok(_)) = (moved, &done) {
+        // This answer may come before the word of an earlier change by somebody else, which tells that the
+        // old name named something else than was believed here.
+        let moved = match &done {
+            Ok(MutationOk::Renamed { moved, .. }) => Some(*moved),
+            _ => None,
+        };
+        if let Some(ino) = moved {
             self.cache.hints.note(to_parent, to_name, ino);
         }
-        let (Ok(_), true) = (&done, known) else {
+        if !known || moved.is_none() || moved != believed {
             self.changed_unseen(token, &keys, &done);
             return removed(done);
-        };
+        }
         let same = (from_parent, from_name) == (to_parent, to_name);
         let learned = Learned {
             name: moved
@@ -321,7 +327,7 @@ impl Client {
 
 fn removed(done: Result<MutationOk>) -> Result<Option<Ino>> {
     match done? {
-        MutationOk::Removed { orphan } => Ok(orphan),
+        MutationOk::Removed { orphan } | MutationOk::Renamed { orphan, .. } => Ok(orphan),
         MutationOk::Done => Ok(None),
         _ => Err(ClientError::Mismatch { asked: "remove" }),
     }

@@ -65,6 +65,8 @@ pub(crate) struct Script {
     pub attrs: BTreeMap<Ino, Attr>,
     /// Applied mutations, with their result: asked again, the same answer.
     pub applied: BTreeMap<OpId, MutationOk>,
+    /// What renames move.
+    pub moved: Ino,
     /// Every mutation request.
     pub asked: Vec<(OpId, Mutation)>,
     pub queries: usize,
@@ -107,6 +109,7 @@ impl Node {
             held: Vec::new(),
             attrs: (1..10).map(|i| (Ino(i), attr(i))).collect(),
             applied: BTreeMap::new(),
+            moved: Ino(0),
             asked: Vec::new(),
             queries: 0,
             locks: 0,
@@ -219,8 +222,15 @@ impl Behaviour {
                 if script.expired.contains(&op.client) {
                     return Some(Err(ErrorCode::SessionExpired.into()));
                 }
+                let ok = match body {
+                    Mutation::Rename { .. } => MutationOk::Renamed {
+                        moved: script.moved,
+                        orphan: None,
+                    },
+                    _ => MutationOk::Done,
+                };
                 script.asked.push((op, body));
-                script.applied.entry(op).or_insert(MutationOk::Done);
+                script.applied.entry(op).or_insert(ok);
                 if script.swallow > 0 {
                     script.swallow -= 1;
                     return None;

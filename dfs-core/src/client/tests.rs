@@ -394,3 +394,24 @@ impl Client {
         .await
     }
 }
+
+/// The name was found in the cache, an invalidation came, and what had been found was cached again under
+/// the new name, for good.
+#[tokio::test]
+async fn regression_a_rename_caches_what_the_master_has_moved() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let (old, new) = (name("5"), name("6"));
+    for (moved, cached) in [(Ino(5), Some(Ino(5))), (Ino(7), None)] {
+        node.script().moved = moved;
+        for (dir, name) in [(Ino(2), &old), (Ino(3), &new)] {
+            client.lookup(dir, name).await.unwrap();
+        }
+        let mode = crate::wire::mutation::RenameMode::Replace;
+        let done = client.rename(Ino(2), &old, Ino(3), &new, mode).await;
+        assert_eq!(done.unwrap(), None);
+        let found = client.cache.name(Ino(3), &new).flatten();
+        assert_eq!(found, cached, "it moved {moved}");
+    }
+    client.shutdown().await;
+}

@@ -337,4 +337,11 @@ pub enum MutationOk {
     },
     /// The lock is held.
     Locked,
+    /// A rename was done.
+    Renamed {
+        /// What the old name named, and the new one does now: its author may have thought otherwise.
+        moved: Ino,
+        /// As in [`Removed`](Self::Removed), of what it replaced.
+        orphan: Option<Ino>,
+    },
 }

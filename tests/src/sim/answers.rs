@@ -99,8 +99,8 @@ pub(super) fn mutated(op: NameOp, ok: &MutationOk) -> Result<NameAnswer, String>
             true => NameAnswer::Created(attr.ino),
             false => NameAnswer::Found(attr.ino),
         }),
-        (NameOp::Unlink { .. } | NameOp::Rename { .. }, MutationOk::Removed { .. })
-        | (NameOp::Rename { .. }, MutationOk::Done) => Ok(NameAnswer::Done),
+        (NameOp::Unlink { .. }, MutationOk::Removed { .. })
+        | (NameOp::Rename { .. }, MutationOk::Renamed { .. }) => Ok(NameAnswer::Done),
         (_, other) => Err(format!("it was answered with {other:?}")),
     }
 }

@@ -302,7 +302,10 @@ fn cached_by_author(ok: &MutationOk) -> Option<Ino> {
         MutationOk::Entry { attr, .. }
         | MutationOk::Attr(attr)
         | MutationOk::Committed { attr, .. } => Some(attr.ino),
-        MutationOk::Done | MutationOk::Removed { .. } | MutationOk::Locked => None,
+        MutationOk::Done
+        | MutationOk::Removed { .. }
+        | MutationOk::Renamed { .. }
+        | MutationOk::Locked => None,
     }
 }
 

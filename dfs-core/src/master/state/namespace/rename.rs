@@ -31,9 +31,12 @@ pub(super) fn rename(
     dentry::allowed_name(to.1)?;
     let target = read::dentry(&tx.kv, to.0, to.1)?;
     check_flags(target, mode)?;
-    let nothing = MutationOk::Removed { orphan: None };
+    let done = |orphan| MutationOk::Renamed {
+        moved: moved.ino,
+        orphan,
+    };
     if target.is_some_and(|t| t.ino == moved.ino) {
-        return Ok(nothing);
+        return Ok(done(None));
     }
     // In the order of rename(2): a directory into itself is that, whatever is there.
     refuse_cycle(tx, moved, to.0)?;
@@ -42,11 +45,11 @@ pub(super) fn rename(
         Some(target) if mode == RenameMode::Exchange => {
             refuse_cycle(tx, target, from.0)?;
             exchange(tx, from, to, moved, target)?;
-            Ok(nothing)
+            Ok(done(None))
         }
         Some(target) => {
             let orphan = replace(tx, from, to, moved, target)?;
-            Ok(MutationOk::Removed { orphan })
+            Ok(done(orphan))
         }
         None => {
             relocate(tx, from, to, moved, None)?;
@@ -56,7 +59,7 @@ pub(super) fn rename(
             }
             history::settle(tx, from.0, from.1)?;
             history::settle(tx, to.0, to.1)?;
-            Ok(nothing)
+            Ok(done(None))
         }
     }
 }
