@@ -1,7 +1,9 @@
 //! Locks between mounts: held by one at a time, coherent, interruptible, and gone with their holder.
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 use dfs_tests::proc::{Cluster, LockAgent, Mount, exclusive, fuse_or_skip, wait_for};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -350,4 +352,59 @@ fn locks_outlive_the_master_that_granted_them() {
     wait_no_locks(&cluster);
     m1.unmount().unwrap();
     m2.unmount().unwrap();
+}
+
+/// The kernel discards attributes that it has asked for when it is notified before they come: the holder of
+/// a lock wrote at the end that it had known before, over what another mount had written.
+#[test]
+fn regression_records_written_at_the_end_under_a_lock_are_all_there() {
+    const RECORD: usize = 100;
+    if !fuse_or_skip("records at the end under a lock") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = cluster();
+    let mounts: [Mount; 2] = mounts(&cluster);
+    std::fs::write(mounts[0].join("log"), "").unwrap();
+    let ends = Instant::now() + 6 * SECOND;
+    let write = |mount: &Mount, who: u8| {
+        let options = std::fs::File::options().read(true).write(true).clone();
+        let mut file = options.open(mount.join("log")).unwrap();
+        let mut written = 0;
+        while Instant::now() < ends {
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+            file.seek(SeekFrom::End(0)).unwrap();
+            file.write_all(&[who; RECORD]).unwrap();
+            if written % 2 == 0 {
+                file.sync_data().unwrap();
+            }
+            flock(&file, FlockOperation::Unlock).unwrap();
+            written += 1;
+        }
+        written
+    };
+    let look = |mount: &Mount| {
+        while Instant::now() < ends {
+            std::fs::metadata(mount.join("log")).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let written: Vec<usize> = std::thread::scope(|scope| {
+        let (write, look) = (&write, &look);
+        mounts
+            .iter()
+            .for_each(|m| drop(scope.spawn(move || look(m))));
+        let writers = mounts.iter().zip(b"ab");
+        let all: Vec<_> = writers
+            .map(|(mount, who)| scope.spawn(move || write(mount, *who)))
+            .collect();
+        all.into_iter().map(|w| w.join().unwrap()).collect()
+    });
+    let all = std::fs::read(mounts[1].join("log")).unwrap();
+    for (who, written) in b"ab".iter().zip(written) {
+        let there = all.iter().filter(|b| *b == who).count();
+        println!("{written} records of {}, {there} bytes", *who as char);
+        assert_eq!(there, written * RECORD);
+    }
+    mounts.into_iter().for_each(|m| m.unmount().unwrap());
 }

@@ -4,7 +4,7 @@ use dfs_tests::nemesis::workloads::Workloads;
 use dfs_tests::proc::{Cluster, Mount, exclusive, fuse_or_skip, times};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -332,5 +332,31 @@ fn regression_fresh_readers_of_a_log_that_another_mount_writes_see_all_that_was_
     });
     println!("{opens} opens beside {records} synced records");
     drop(log);
+    end(mounts);
+}
+
+/// The first question after a change came with the notification that made the kernel discard its answer.
+#[test]
+fn regression_an_open_file_follows_another_mount_at_the_first_look() {
+    if !fuse_or_skip("the first look at an open file") {
+        return;
+    }
+    let _alone = exclusive();
+    let cluster = Cluster::start(3).unwrap();
+    let mounts = ["a", "b"].map(|n| Mount::new(&cluster, n).unwrap());
+    let mut log = std::fs::File::create(mounts[0].join("log")).unwrap();
+    let mut seeker = std::fs::File::open(mounts[1].join("log")).unwrap();
+    let reader = std::fs::File::open(mounts[1].join("log")).unwrap();
+    let mut all = [0; 1000];
+    for round in 1..=5 {
+        log.write_all(&[b'x'; 100]).unwrap();
+        log.sync_data().unwrap();
+        // Within a second, as is promised, and not at the second look.
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(seeker.seek(SeekFrom::End(0)).unwrap(), round * 100);
+        let got = reader.read_at(&mut all, 0).unwrap();
+        assert_eq!(got as u64, round * 100);
+    }
+    drop((log, seeker, reader));
     end(mounts);
 }

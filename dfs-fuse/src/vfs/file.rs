@@ -118,6 +118,7 @@ impl Vfs {
             // The kernel would drop the pages too, but not before others can see the new size. An empty
             // file shows none, and what has been cut must not end in an error.
             self.wait_for_pages(ino, revision).await?;
+            self.settled(ino).await;
         }
         let keep_pages = self.pages.open(ino, revision);
         let past_pages = !mode.write && (file.is_shared() || self.pages.is_appended(ino));

@@ -83,6 +83,7 @@ impl Vfs {
             Ok(Some(revision)) => {
                 self.follow(file.ino());
                 self.pages.drop_before(file.ino(), revision).await;
+                self.settled(file.ino()).await;
                 Ok(())
             }
             Ok(None) if self.waits.have_ended() => Err(Errno(libc::EIO)),

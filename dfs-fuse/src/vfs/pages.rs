@@ -14,6 +14,12 @@
 //!    opens a file to read it that another mount has open to write: the kernel forgets an answer with
 //!    attributes when it is told of a change before the answer has come.
 //!
+//! The kernel discards attributes that it has asked for if it is notified before they come, and goes on
+//! with the size that it knew. So no notification is sent twice for one change: each wish to have pages
+//! dropped has a number, and a notification fulfils all wishes made before it began. Once the last one is
+//! fulfilled, what pages there are is as new as any change heard of, and attributes of whatever revision
+//! may be shown; an open and a lock wait for that ([`Pages::settled`]).
+//!
 //! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
 //! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
 //! since one of them may have to wait for a read that waits for a dead store, but never two for one
@@ -28,7 +34,7 @@ use dfs_core::wire::master::Touched;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -45,23 +51,40 @@ const APPEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What a notify thread is to do.
 enum Notice {
-    /// Drop the pages of an inode; then the sender is dropped, for whom waits for that.
-    Drop(Ino, Option<oneshot::Sender<()>>),
+    /// Drop the pages of an inode.
+    Drop(Ino, Wish),
     /// Look whether everything is to be dropped, or the end has come.
     Look,
+}
+
+/// That the pages of an inode, as they are now, are gone.
+struct Wish {
+    /// Later ones have larger numbers.
+    number: u64,
+    /// Dropped when it is fulfilled, for whom waits for that.
+    _waiting: Option<oneshot::Sender<()>>,
 }
 
 /// What is known of an inode's pages.
 #[derive(Debug, Default)]
 struct Known {
-    /// What they were read at; `None`: unknown, they are to be dropped.
+    /// They are of this revision or a later one; `None`: what there was is to be dropped, or was.
     revision: Option<Revision>,
+    /// Numbers of the last wish, and of the last that is fulfilled.
+    wished: u64,
+    fulfilled: u64,
     /// Handles of it.
     handles: u32,
     /// Handles of it that append.
     appenders: u32,
     /// Appends under way, which the pages do not follow.
     appends: u32,
+}
+
+impl Known {
+    fn is_settled(&self) -> bool {
+        self.fulfilled >= self.wished
+    }
 }
 
 /// An append under way; it ends on drop, also when it is given up.
@@ -84,18 +107,17 @@ impl Drop for Appending<'_> {
     }
 }
 
-/// Who waits for the next time that the kernel is told of an inode; `None`: nobody asked for one.
-type Again = Option<Vec<oneshot::Sender<()>>>;
-
 /// See the [module docs](self).
 pub struct Pages {
     known: Mutex<HashMap<Ino, Known>>,
     queue: (Sender<Notice>, Receiver<Notice>),
-    /// Inodes that the kernel is being told of.
-    telling: Mutex<HashMap<Ino, Again>>,
+    /// Number of the last wish.
+    wishes: AtomicU64,
+    /// Inodes that the kernel is being told of, and what was wished for meanwhile.
+    telling: Mutex<HashMap<Ino, Vec<Wish>>>,
     drop_all: AtomicBool,
     /// Inodes of which the kernel is to be told by whichever thread comes first.
-    rest: Mutex<Vec<Ino>>,
+    rest: Mutex<Vec<(Ino, Wish)>>,
     stopped: AtomicBool,
 }
 
@@ -104,6 +126,7 @@ impl Default for Pages {
         Self {
             known: Mutex::default(),
             queue: bounded(QUEUE_MAX),
+            wishes: AtomicU64::new(0),
             telling: Mutex::default(),
             drop_all: AtomicBool::new(false),
             rest: Mutex::default(),
@@ -171,9 +194,15 @@ impl Pages {
 
     /// Attributes at `revision` may be shown: no page that a program can see is of an older one.
     pub fn may_show(&self, ino: Ino, revision: Revision) -> bool {
-        self.known().get(&ino).is_none_or(|k| {
-            k.handles == 0 || (k.appends == 0 && k.revision.is_some_and(|r| r >= revision))
-        })
+        let mut known = self.known();
+        let Some(entry) = known.get_mut(&ino).filter(|k| k.handles > 0) else {
+            return true;
+        };
+        if entry.appends > 0 || (entry.revision.is_none() && !entry.is_settled()) {
+            return false;
+        }
+        // Whoever reads hears of a change before it hears what the change has made.
+        *entry.revision.get_or_insert(revision) >= revision
     }
 
     /// Handles of the inode.
@@ -199,16 +228,32 @@ impl Pages {
     /// Drops what the kernel has of an inode, soon: at the next open, if it is not open.
     pub fn drop_pages(&self, ino: Ino) {
         let mut known = self.known();
-        match known.get_mut(&ino) {
-            Some(entry) if entry.handles > 0 => entry.revision = None,
-            _ => {
+        let Some(entry) = known.get_mut(&ino) else {
+            return;
+        };
+        entry.revision = None;
+        if entry.handles == 0 {
+            if entry.is_settled() {
                 known.remove(&ino);
-                return;
             }
+            return;
         }
+        let wish = self.wish(Some(entry), None);
         drop(known);
-        if self.queue.0.try_send(Notice::Drop(ino, None)).is_err() {
+        if self.queue.0.try_send(Notice::Drop(ino, wish)).is_err() {
             self.drop_all();
+        }
+    }
+
+    /// A new wish, noted in what is known of the inode (whose lock is held, so that numbers rise there).
+    fn wish(&self, entry: Option<&mut Known>, waiting: Option<oneshot::Sender<()>>) -> Wish {
+        let number = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
+        if let Some(entry) = entry {
+            entry.wished = number;
+        }
+        Wish {
+            number,
+            _waiting: waiting,
         }
     }
 
@@ -221,20 +266,56 @@ impl Pages {
     /// Returns when the kernel has no pages of the inode but of `revision`. Whoever calls this must
     /// not keep the kernel from dropping them: no page may be locked, and no truncate under way.
     pub async fn drop_before(&self, ino: Ino, revision: Revision) {
-        if !self.may_show(ino, revision) {
-            self.drop_now(ino).await;
-            // Not before: an open meanwhile must not find the old ones good. What is read from now
-            // on may be of a later revision, which the next open or attributes find out.
-            if let Some(entry) = self.known().get_mut(&ino) {
-                entry.revision = Some(revision);
+        if self.may_show(ino, revision) {
+            return;
+        }
+        let number = {
+            let mut known = self.known();
+            match known.get_mut(&ino) {
+                Some(entry) if entry.revision.is_none() && !entry.is_settled() => entry.wished,
+                entry => self.wish(entry, None).number,
             }
+        };
+        self.fulfilled(ino, number).await;
+        // Not before: an open meanwhile must not find the old ones good. What is read from now on may be
+        // of a later revision, which the next open or attributes find out.
+        if let Some(entry) = self.known().get_mut(&ino)
+            && entry.wished <= number
+        {
+            entry.revision = entry.revision.max(Some(revision));
         }
     }
 
     /// Returns when the kernel has dropped the pages that it had of the inode.
     pub async fn drop_now(&self, ino: Ino) {
+        let number = {
+            let mut known = self.known();
+            self.wish(known.get_mut(&ino), None).number
+        };
+        self.fulfilled(ino, number).await;
+    }
+
+    /// Returns when the kernel has been told of all that is known now: it does not discard what it asks
+    /// for next.
+    pub async fn settled(&self, ino: Ino) {
+        let pending = self
+            .known()
+            .get(&ino)
+            .filter(|k| !k.is_settled())
+            .map(|k| k.wished);
+        if let Some(number) = pending {
+            self.fulfilled(ino, number).await;
+        }
+    }
+
+    /// Returns when the wish of this number is fulfilled.
+    async fn fulfilled(&self, ino: Ino, number: u64) {
         let (done, dropped) = oneshot::channel();
-        let mut notice = Notice::Drop(ino, Some(done));
+        let wish = Wish {
+            number,
+            _waiting: Some(done),
+        };
+        let mut notice = Notice::Drop(ino, wish);
         if self.stopped.load(Ordering::Acquire) {
             return;
         }
@@ -268,48 +349,53 @@ impl Pages {
                     let _ = self.queue.0.try_send(Notice::Look);
                 }
             }
-            if let Notice::Drop(ino, waiting) = notice {
-                self.tell(ino, waiting, &invalidate);
+            if let Notice::Drop(ino, wish) = notice {
+                self.tell(ino, wish, &invalidate);
             }
-            while let Some(ino) = self.next_of_rest() {
-                self.tell(ino, None, &invalidate);
+            while let Some((ino, wish)) = self.next_of_rest() {
+                self.tell(ino, wish, &invalidate);
             }
         }
     }
 
-    fn rest(&self) -> std::sync::MutexGuard<'_, Vec<Ino>> {
+    fn rest(&self) -> std::sync::MutexGuard<'_, Vec<(Ino, Wish)>> {
         let rest = self.rest.lock();
         rest.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn next_of_rest(&self) -> Option<Ino> {
+    fn next_of_rest(&self) -> Option<(Ino, Wish)> {
         self.rest().pop()
     }
 
     /// Tells the kernel to drop an inode's pages, or leaves that to the thread that is at it: one
     /// inode whose page is locked keeps one thread.
-    fn tell(&self, ino: Ino, waiting: Option<oneshot::Sender<()>>, invalidate: &impl Fn(Ino)) {
+    fn tell(&self, ino: Ino, wish: Wish, invalidate: &impl Fn(Ino)) {
         let telling = || {
             let telling = self.telling.lock();
             telling.unwrap_or_else(std::sync::PoisonError::into_inner)
         };
         {
             let mut telling = telling();
-            if let Some(again) = telling.get_mut(&ino) {
-                again.get_or_insert_default().extend(waiting);
+            if let Some(meanwhile) = telling.get_mut(&ino) {
+                meanwhile.push(wish);
                 return;
             }
-            telling.insert(ino, None);
+            telling.insert(ino, Vec::new());
         }
-        let mut waiting = Vec::from_iter(waiting);
+        let mut wishes = vec![wish];
         loop {
-            invalidate(ino);
-            drop(waiting);
+            if wishes.iter().any(|wish| !self.is_fulfilled(ino, wish)) {
+                let all = self.wishes.load(Ordering::Acquire);
+                invalidate(ino);
+                if let Some(entry) = self.known().get_mut(&ino) {
+                    entry.fulfilled = entry.fulfilled.max(all);
+                }
+            }
+            drop(wishes);
             let mut telling = telling();
-            match telling.get_mut(&ino).and_then(Option::take) {
-                // Pages may have been read since it began.
-                Some(next) => waiting = next,
-                None => {
+            match telling.get_mut(&ino).map(std::mem::take) {
+                Some(next) if !next.is_empty() => wishes = next,
+                _ => {
                     telling.remove(&ino);
                     return;
                 }
@@ -317,12 +403,21 @@ impl Pages {
         }
     }
 
+    fn is_fulfilled(&self, ino: Ino, wish: &Wish) -> bool {
+        let known = self.known();
+        let entry = known.get(&ino);
+        entry.is_some_and(|k| k.fulfilled >= wish.number)
+    }
+
     /// Forgets all pages; returns the inodes that are open.
-    fn all_open(&self) -> Vec<Ino> {
+    fn all_open(&self) -> Vec<(Ino, Wish)> {
         let mut known = self.known();
         known.retain(|_, k| k.handles > 0);
-        known.values_mut().for_each(|k| k.revision = None);
-        known.keys().copied().collect()
+        let forget = |(ino, entry): (&Ino, &mut Known)| {
+            entry.revision = None;
+            (*ino, self.wish(Some(entry), None))
+        };
+        known.iter_mut().map(forget).collect()
     }
 }
 
@@ -347,226 +442,5 @@ impl CacheListener for Pages {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    /// Notify threads that write down what they tell the kernel.
-    struct Kernel {
-        pages: Arc<Pages>,
-        told: Arc<Mutex<Vec<Ino>>>,
-        threads: Vec<std::thread::JoinHandle<()>>,
-    }
-
-    impl Kernel {
-        fn new(pages: &Arc<Pages>) -> Self {
-            let told = Arc::new(Mutex::new(Vec::new()));
-            let one = || {
-                let (pages, told) = (Arc::clone(pages), Arc::clone(&told));
-                std::thread::spawn(move || pages.run(|ino| told.lock().unwrap().push(ino)))
-            };
-            let threads = vec![one(), one()];
-            let pages = Arc::clone(pages);
-            Self {
-                pages,
-                told,
-                threads,
-            }
-        }
-
-        fn told(self) -> Vec<Ino> {
-            self.pages.stop();
-            self.threads.into_iter().for_each(|t| t.join().unwrap());
-            let mut told = self.told.lock().unwrap().clone();
-            told.sort_unstable();
-            told
-        }
-    }
-
-    const INO: Ino = Ino(7);
-
-    fn r(n: u64) -> Revision {
-        Revision(n)
-    }
-
-    #[test]
-    fn pages_are_kept_only_at_the_revision_they_were_read_at() {
-        let pages = Pages::default();
-        assert!(!pages.open(INO, r(1)));
-        assert!(pages.open(INO, r(1)));
-        pages.advance(INO, &(r(1)..=r(2)));
-        assert!(pages.open(INO, r(2)));
-        pages.advance(INO, &(r(3)..=r(4)));
-        assert!(!pages.open(INO, r(4)), "somebody else wrote in between");
-        pages.drop_pages(INO);
-        assert!(!pages.open(INO, r(4)));
-    }
-
-    #[tokio::test]
-    async fn what_is_old_is_dropped_before_its_wait_ends_and_nothing_else_is() {
-        let pages = Arc::new(Pages::default());
-        let kernel = Kernel::new(&pages);
-        pages.open(INO, r(3));
-        pages.drop_before(INO, r(3)).await;
-        assert!(kernel.told.lock().unwrap().is_empty());
-        pages.drop_before(INO, r(4)).await;
-        assert_eq!(*kernel.told.lock().unwrap(), [INO]);
-        assert!(pages.open(INO, r(4)));
-        assert_eq!(kernel.told(), [INO]);
-    }
-
-    #[tokio::test]
-    async fn attributes_wait_for_pages_only_of_files_that_are_open() {
-        let pages = Arc::new(Pages::default());
-        assert!(pages.may_show(INO, r(9)));
-        pages.open(INO, r(3));
-        assert!(pages.may_show(INO, r(3)) && !pages.may_show(INO, r(4)));
-        assert!(
-            pages.may_show(INO, r(2)),
-            "an answer overtaken by a newer one"
-        );
-        pages.drop_pages(INO);
-        assert!(!pages.may_show(INO, r(3)));
-        pages.close(INO);
-        assert!(pages.may_show(INO, r(4)));
-    }
-
-    #[test]
-    fn an_inode_is_appended_to_while_a_handle_that_appends_is_open() {
-        let pages = Pages::default();
-        pages.open(INO, r(3));
-        assert!(!pages.is_appended(INO));
-        pages.open(INO, r(3));
-        pages.open_appender(INO);
-        pages.close(INO);
-        assert!(pages.is_appended(INO) && pages.handles(INO) == 1);
-        pages.close_appender(INO);
-        assert!(!pages.is_appended(INO) && pages.handles(INO) == 0);
-    }
-
-    #[tokio::test]
-    async fn an_append_is_not_shown_to_another_reader_before_its_pages_are_gone() {
-        let pages = Arc::new(Pages::default());
-        let kernel = Kernel::new(&pages);
-        pages.open(INO, r(3));
-        pages.appending(INO, async {}).await;
-        assert!(kernel.told.lock().unwrap().is_empty(), "nobody else has it");
-        pages.open(INO, r(3));
-        let shows = pages.appending(INO, async { pages.may_show(INO, r(3)) });
-        assert!(!shows.await);
-        assert!(pages.may_show(INO, r(3)));
-        assert_eq!(kernel.told(), [INO]);
-    }
-
-    #[test]
-    fn everything_open_that_is_dropped_reaches_the_kernel() {
-        let pages = Arc::new(Pages::default());
-        for i in 0..100 {
-            pages.open(Ino(i), r(1));
-        }
-        pages.close(Ino(0));
-        pages.all_invalidated();
-        let kernel = Kernel::new(&pages);
-        while pages.drop_all.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-        assert_eq!(kernel.told(), (1..100).map(Ino).collect::<Vec<_>>());
-        assert!(!pages.open(Ino(0), r(1)) && !pages.open(Ino(1), r(1)));
-    }
-
-    /// One file with a stuck page kept every thread: no other file that had changed could be shown.
-    #[tokio::test]
-    async fn regression_an_inode_whose_pages_are_stuck_keeps_one_thread() {
-        let pages = Arc::new(Pages::default());
-        let (release, stuck) = std::sync::mpsc::channel::<()>();
-        let stuck = Arc::new(Mutex::new(stuck));
-        let told = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let one = || {
-            let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
-            std::thread::spawn(move || {
-                pages.run(|ino| {
-                    if ino == INO {
-                        told.fetch_add(1, Ordering::AcqRel);
-                        stuck.lock().unwrap().recv().unwrap();
-                    }
-                });
-            })
-        };
-        let threads = [one(), one()];
-        let other = Ino(8);
-        for ino in [INO, other] {
-            pages.open(ino, r(1));
-        }
-        let mut waits: Vec<_> = (0..5).map(|_| Box::pin(pages.drop_now(INO))).collect();
-        for wait in &mut waits {
-            assert!(futures_poll_once(wait.as_mut()).await.is_none());
-        }
-        let dropped = tokio::time::timeout(Duration::from_secs(10), pages.drop_now(other));
-        dropped.await.expect("the other file is not held up");
-        // The first pass is over, and one more for all who came during it.
-        for _ in 0..2 {
-            release.send(()).unwrap();
-        }
-        for wait in waits {
-            wait.await;
-        }
-        assert_eq!(told.load(Ordering::Acquire), 2);
-        pages.stop();
-        for thread in threads {
-            thread.join().unwrap();
-        }
-    }
-
-    /// The thread that was to drop everything waited for the first file whose page was stuck.
-    #[test]
-    fn regression_everything_but_a_stuck_inode_is_dropped() {
-        let pages = Arc::new(Pages::default());
-        for i in 0..100 {
-            pages.open(Ino(i), r(1));
-        }
-        let (release, stuck) = std::sync::mpsc::channel::<()>();
-        let stuck = Arc::new(Mutex::new(stuck));
-        let told = Arc::new(Mutex::new(std::collections::BTreeSet::new()));
-        let one = || {
-            let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
-            std::thread::spawn(move || {
-                pages.run(|ino| {
-                    if ino.0 % 50 == 7 {
-                        stuck.lock().unwrap().recv().unwrap();
-                    }
-                    told.lock().unwrap().insert(ino);
-                });
-            })
-        };
-        let threads = [one(), one(), one()];
-        pages.session_lost();
-        let begun = std::time::Instant::now();
-        while told.lock().unwrap().len() < 98 {
-            assert!(begun.elapsed() < Duration::from_secs(10), "the others wait");
-            std::thread::yield_now();
-        }
-        (0..2).for_each(|_| release.send(()).unwrap());
-        pages.stop();
-        threads.into_iter().for_each(|t| t.join().unwrap());
-        assert_eq!(told.lock().unwrap().len(), 100);
-    }
-
-    async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
-        std::future::poll_fn(|cx| {
-            std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(cx) {
-                std::task::Poll::Ready(done) => Some(done),
-                std::task::Poll::Pending => None,
-            })
-        })
-        .await
-    }
-
-    #[tokio::test]
-    async fn nobody_waits_for_threads_that_have_ended() {
-        let pages = Arc::new(Pages::default());
-        let kernel = Kernel::new(&pages);
-        pages.open(INO, r(1));
-        assert!(kernel.told().is_empty());
-        pages.drop_before(INO, r(2)).await;
-    }
-}
+#[path = "pages_tests.rs"]
+mod tests;

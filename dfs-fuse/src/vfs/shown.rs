@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long pages may take to go: a read that waits for dead stores may hold one for longer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// A page that a read holds for longer keeps nobody from an open or a lock.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
 impl Vfs {
     /// The kernel's pages have followed this mount's own puts.
     pub(crate) fn follow(&self, ino: Ino) {
@@ -36,6 +39,15 @@ impl Vfs {
             self.wait_for_pages(attr.ino, attr.revision).await?;
         }
         Ok(attr)
+    }
+
+    /// Returns when the kernel has heard of all changes that are known here, so that it keeps the attributes
+    /// that it asks for next; or when that takes long.
+    pub(crate) async fn settled(&self, ino: Ino) {
+        let told = tokio::time::timeout(SETTLE_MAX, self.pages.settled(ino)).await;
+        if told.is_err() {
+            tracing::debug!(%ino, "the kernel has not heard of all changes in {SETTLE_MAX:?}");
+        }
     }
 
     /// Returns when no page of a revision before this one can be seen.
