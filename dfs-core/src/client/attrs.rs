@@ -1,5 +1,5 @@
 //! Operations on attributes, link targets and extended attributes.
-use super::cache::{Key, Learned, Token, XattrList};
+use super::cache::{Change, Key, Learned, Token, XattrList};
 use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::types::{Attr, Ino, SetTime, Timestamp};
@@ -186,10 +186,14 @@ impl Client {
 
     /// A change of one inode and nothing else.
     pub(super) async fn change_node(&self, ino: Ino, body: Mutation) -> Result<Option<Attr>> {
-        let keys = [Key::Node(ino)];
-        let token = self.cache.begin(&keys);
+        let keys = vec![Key::Node(ino)];
+        let change = match body {
+            // What programs are shown of it does not depend on it.
+            Mutation::Seal { .. } => self.cache.begin_shown(keys),
+            _ => self.cache.begin(keys),
+        };
         let done = self.mutate(body).await;
-        self.end_node_change(token, &keys, &done);
+        self.end_node_change(change, &done);
         match done? {
             MutationOk::Attr(attr) | MutationOk::Entry { attr, .. } => Ok(Some(self.shown(attr))),
             MutationOk::Committed { attr, .. } => Ok(Some(self.shown(attr))),
@@ -200,7 +204,7 @@ impl Client {
         }
     }
 
-    pub(super) fn end_node_change(&self, token: Token, keys: &[Key], done: &Result<MutationOk>) {
+    pub(super) fn end_node_change(&self, change: Change<'_>, done: &Result<MutationOk>) {
         match done {
             Ok(
                 MutationOk::Attr(attr)
@@ -211,10 +215,10 @@ impl Client {
                     attr: Some(attr),
                     ..Learned::default()
                 };
-                self.cache.end(token, keys, learned);
+                change.end(learned);
             }
-            Ok(_) => self.cache.end(token, keys, Learned::default()),
-            Err(_) => self.changed_unseen(token, keys, done),
+            Ok(_) => change.end(Learned::default()),
+            Err(_) => self.changed_unseen(change, done),
         }
     }
 }

@@ -6,7 +6,8 @@
 //!    client itself, between the sending of the request and the caching: each request takes a
 //!    [`Token`] before it is sent, each invalidation stamps what it touches with a newer number.
 //! 2. A change by this client stamps what it changes at its begin and at its end; its own answer is
-//!    cached only if no other stamp came between.
+//!    cached only if no other stamp came between. Between the two nothing is answered from here of what
+//!    it changes: other sessions may have seen the change already.
 //! 3. Names are cached only in directories in which a query has registered interest, or that this
 //!    client made.
 //! 4. All names of a *whole* directory are known: a name that is not cached is absent. A directory
@@ -105,6 +106,8 @@ struct Inner {
     now: u64,
     floor: u64,
     stamps: HashMap<Key, u64>,
+    /// What changes of this client under way are changing, and how many.
+    changing: HashMap<Key, u32>,
     hot: Part,
     cold: Part,
     /// Directories of invariant 4.
@@ -133,6 +136,18 @@ impl Inner {
             && self.is_current(token, &Key::Name(dir, name.clone()))
     }
 
+    fn is_changing(&self, key: &Key) -> bool {
+        self.changing.contains_key(key)
+    }
+
+    /// The node, unless it is being changed.
+    fn node(&mut self, ino: Ino) -> Option<&mut Node> {
+        match self.is_changing(&Key::Node(ino)) {
+            true => None,
+            false => self.warm_node(ino),
+        }
+    }
+
     /// The node in the hot part, moved there if it was in the cold one.
     fn warm_node(&mut self, ino: Ino) -> Option<&mut Node> {
         if let Some(node) = self.cold.nodes.remove(&ino) {
@@ -143,6 +158,12 @@ impl Inner {
     }
 
     fn name(&mut self, dir: Ino, name: &Name) -> Option<Option<Ino>> {
+        let is_changing = !self.changing.is_empty()
+            && (self.is_changing(&Key::Names(dir))
+                || self.is_changing(&Key::Name(dir, name.clone())));
+        if is_changing {
+            return None;
+        }
         if let Some(found) = self.hot.dirs.get(&dir).and_then(|d| d.get(name)) {
             return Some(*found);
         }
@@ -273,7 +294,7 @@ impl MetaCache {
     }
 
     pub(super) fn attr(&self, ino: Ino) -> Option<Attr> {
-        self.inner().warm_node(ino)?.attr.clone()
+        self.inner().node(ino)?.attr.clone()
     }
 
     /// The name's inode (`Some(None)`: known to be absent).
@@ -286,16 +307,16 @@ impl MetaCache {
         let mut inner = self.inner();
         match inner.name(dir, name)? {
             None => Some(None),
-            Some(ino) => inner.warm_node(ino)?.attr.clone().map(Some),
+            Some(ino) => inner.node(ino)?.attr.clone().map(Some),
         }
     }
 
     pub(super) fn target(&self, ino: Ino) -> Option<Arc<[u8]>> {
-        self.inner().warm_node(ino)?.target.clone()
+        self.inner().node(ino)?.target.clone()
     }
 
     pub(super) fn xattrs(&self, ino: Ino) -> Option<XattrList> {
-        self.inner().warm_node(ino)?.xattrs.clone()
+        self.inner().node(ino)?.xattrs.clone()
     }
 
     fn note_place(&self, learned: &Learned<'_>) {
@@ -324,15 +345,44 @@ impl MetaCache {
     }
 
     /// A change by this client begins.
-    pub(super) fn begin(&self, keys: &[Key]) -> Token {
-        self.inner().stamp(keys.iter().cloned())
+    pub(super) fn begin(&self, keys: Vec<Key>) -> Change<'_> {
+        let mut inner = self.inner();
+        for key in &keys {
+            *inner.changing.entry(key.clone()).or_default() += 1;
+        }
+        Change {
+            cache: self,
+            token: inner.stamp(keys.iter().cloned()),
+            keys,
+            is_shown: false,
+            is_over: false,
+        }
     }
 
-    /// A change by this client is done: caches what its answer tells, drops the rest of `keys`.
-    pub(super) fn end(&self, token: Token, keys: &[Key], learned: Learned<'_>) {
+    /// As [`begin`](Self::begin), of a change that programs of this mount see before it is done.
+    pub(super) fn begin_shown(&self, keys: Vec<Key>) -> Change<'_> {
+        Change {
+            cache: self,
+            token: self.inner().stamp(keys.iter().cloned()),
+            keys,
+            is_shown: true,
+            is_over: false,
+        }
+    }
+
+    fn end(&self, change: &Change<'_>, learned: Learned<'_>) {
+        let Change { token, keys, .. } = change;
         self.note_place(&learned);
         let mut inner = self.inner();
         inner.turn(self.max);
+        for key in keys.iter().filter(|_| !change.is_shown) {
+            if let Entry::Occupied(mut count) = inner.changing.entry(key.clone()) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         for key in keys {
             match key {
                 Key::Node(ino) => inner.drop_node(*ino),
@@ -340,7 +390,7 @@ impl MetaCache {
                 Key::Name(dir, name) => inner.drop_name(*dir, name),
             }
         }
-        inner.learn(token, learned);
+        inner.learn(*token, learned);
         for key in keys {
             if let Key::Name(dir, name) = key
                 && !inner.has_name(*dir, name)
@@ -392,6 +442,33 @@ impl MetaCache {
     fn len(&self) -> usize {
         let inner = self.inner();
         inner.hot.len + inner.cold.len
+    }
+}
+
+/// A change by this client, from its begin to its end. One that is dropped before may still happen: then
+/// nothing is known any more.
+pub(super) struct Change<'a> {
+    cache: &'a MetaCache,
+    token: Token,
+    keys: Vec<Key>,
+    is_shown: bool,
+    is_over: bool,
+}
+
+impl Change<'_> {
+    /// It is done: caches what its answer tells, drops the rest of what it changed.
+    pub(super) fn end(mut self, learned: Learned<'_>) {
+        self.is_over = true;
+        self.cache.end(&self, learned);
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.cache.end(self, Learned::default());
+            self.cache.drop_all();
+        }
     }
 }
 

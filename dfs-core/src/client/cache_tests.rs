@@ -76,13 +76,13 @@ fn of_two_changes_at_once_neither_answer_is_cached() {
         attr: Some(&five),
         ..Learned::default()
     };
-    let (first, second) = (cache.begin(&keys), cache.begin(&keys));
-    cache.end(second, &keys, learned());
-    cache.end(first, &keys, learned());
+    let (first, second) = (cache.begin(keys.to_vec()), cache.begin(keys.to_vec()));
+    second.end(learned());
+    first.end(learned());
     assert_eq!(cache.attr(Ino(5)), None);
-    let alone = cache.begin(&keys);
+    let alone = cache.begin(keys.to_vec());
     let asked_meanwhile = cache.token();
-    cache.end(alone, &keys, learned());
+    alone.end(learned());
     assert!(cache.attr(Ino(5)).is_some());
     cache.drop_nodes();
     learn_attr(&cache, asked_meanwhile, 5);
@@ -94,13 +94,13 @@ fn a_created_name_is_cached_only_in_a_directory_of_interest() {
     let cache = MetaCache::new(100);
     let keys = [Key::Name(Ino(1), name("new")), Key::Node(Ino(1))];
     let create = || {
-        let token = cache.begin(&keys);
+        let change = cache.begin(keys.to_vec());
         let learned = Learned {
             attr: Some(&attr(9)),
             name: Some((Ino(1), &name("new"), Some(Ino(9)))),
             ..Learned::default()
         };
-        cache.end(token, &keys, learned);
+        change.end(learned);
     };
     create();
     assert_eq!(cache.lookup(Ino(1), &name("new")), None);
@@ -111,8 +111,8 @@ fn a_created_name_is_cached_only_in_a_directory_of_interest() {
 
 fn make(cache: &MetaCache, dir: u64, n: &str, learned: Learned<'_>) {
     let keys = [Key::Name(Ino(dir), name(n)), Key::Node(Ino(dir))];
-    let token = cache.begin(&keys);
-    cache.end(token, &keys, learned);
+    let change = cache.begin(keys.to_vec());
+    change.end(learned);
 }
 
 fn make_dir(cache: &MetaCache, ino: u64) {
@@ -152,13 +152,13 @@ fn nobody_elses_name_is_taken_for_absent() {
     assert_eq!(cache.lookup(Ino(2), &name("x")), None);
     // Told of before the answer to the making of it came.
     let keys = [Key::Name(Ino(1), name("d")), Key::Node(Ino(1))];
-    let token = cache.begin(&keys);
+    let change = cache.begin(keys.to_vec());
     cache.invalidate(&[touched(3)]);
     let learned = Learned {
         made_dir: Some(Ino(3)),
         ..Learned::default()
     };
-    cache.end(token, &keys, learned);
+    change.end(learned);
     assert_eq!(cache.lookup(Ino(3), &name("x")), None);
     make_dir(&cache, 4);
     for i in 0..200 {
@@ -186,4 +186,39 @@ fn it_stays_bounded_and_keeps_what_is_used() {
     assert_eq!(cache.len(), 0);
     learn_attr(&cache, t, 1);
     assert_eq!(cache.attr(Ino(1)), None);
+}
+
+#[test]
+fn regression_nothing_is_answered_of_what_is_being_changed() {
+    let cache = MetaCache::new(100);
+    make_dir(&cache, 2);
+    learn_attr(&cache, cache.token(), 7);
+    let x = name("x");
+    let keys = vec![Key::Name(Ino(2), x.clone()), Key::Node(Ino(7))];
+    assert_eq!(cache.lookup(Ino(2), &x), Some(None));
+    let change = cache.begin(keys.clone());
+    let other = cache.begin(keys.clone());
+    for _ in 0..2 {
+        assert_eq!(cache.lookup(Ino(2), &x), None, "others may see it already");
+        assert_eq!(cache.attr(Ino(7)), None);
+        assert_eq!(cache.lookup(Ino(2), &name("y")), Some(None));
+        // What is asked meanwhile is for whoever asked.
+        learn_attr(&cache, cache.token(), 7);
+    }
+    other.end(Learned::default());
+    assert_eq!(cache.attr(Ino(7)), None);
+    change.end(Learned::default());
+    learn_attr(&cache, cache.token(), 7);
+    assert_eq!(cache.attr(Ino(7)), Some(attr(7)));
+    // One that is given up may still happen.
+    learn_attr(&cache, cache.token(), 8);
+    drop(cache.begin(keys));
+    assert_eq!(cache.attr(Ino(7)), None);
+    assert_eq!(cache.attr(Ino(8)), None);
+    assert!(cache.inner().changing.is_empty());
+    let shown = cache.begin_shown(vec![Key::Node(Ino(7))]);
+    learn_attr(&cache, cache.token(), 7);
+    assert_eq!(cache.attr(Ino(7)), Some(attr(7)));
+    shown.end(Learned::default());
+    assert_eq!(cache.attr(Ino(7)), None);
 }

@@ -112,10 +112,10 @@ impl Client {
     /// `WrongEpoch` (prepare again), `StaleLease`, `Conflict`, `OpAborted`, ..., and those of
     /// [`mutate_as`](Self::mutate_as).
     pub async fn commit(&self, commit: Commit, op: OpId, within: Duration) -> Result<MutationOk> {
-        let keys = [Key::Node(commit.ino)];
-        let token = self.cache.begin(&keys);
+        // The bytes are shown over what is cached.
+        let change = self.cache.begin_shown(vec![Key::Node(commit.ino)]);
         let done = self.mutate_as(op, Mutation::Commit(commit), within).await;
-        self.end_node_change(token, &keys, &done);
+        self.end_node_change(change, &done);
         done
     }
 
@@ -196,18 +196,17 @@ impl Client {
     /// # Errors
     /// `NotFound`, `Exists`, and those of [`mutate`](Self::mutate).
     pub async fn undelete(&self, parent: Ino, name: &Name) -> Result<MutationOk> {
-        let keys = [
+        let change = self.cache.begin(vec![
             Key::Name(parent, name.clone()),
             Key::Names(parent),
             Key::Node(parent),
-        ];
-        let token = self.cache.begin(&keys);
+        ]);
         let body = Mutation::Undelete {
             parent,
             name: name.clone(),
         };
         let done = self.mutate(body).await;
-        self.changed_unseen(token, &keys, &done);
+        self.changed_unseen(change, &done);
         done
     }
 

@@ -148,13 +148,13 @@ impl Client {
             node,
             exclusive,
         };
-        let keys = [Key::Name(parent, name.clone()), Key::Node(parent)];
-        let token = self.cache.begin(&keys);
+        let keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
+        let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         let (attr, created) = match &done {
             Ok(MutationOk::Entry { attr, created }) => (attr, *created),
             _ => {
-                self.changed_unseen(token, &keys, &done);
+                self.changed_unseen(change, &done);
                 return Err(done.err().unwrap_or(NOT_AN_ATTR));
             }
         };
@@ -165,7 +165,7 @@ impl Client {
             made_dir: is_new_dir.then_some(attr.ino),
             ..Learned::default()
         };
-        self.cache.end(token, &keys, learned);
+        change.end(learned);
         Ok((self.shown(attr.clone()), created))
     }
 
@@ -180,17 +180,16 @@ impl Client {
             parent,
             name: name.clone(),
         };
-        let keys = [
+        let change = self.cache.begin(vec![
             Key::Name(parent, name.clone()),
             Key::Node(parent),
             Key::Node(ino),
-        ];
-        let token = self.cache.begin(&keys);
+        ]);
         let done = self.mutate(body).await;
         let attr = match &done {
             Ok(MutationOk::Entry { attr, .. } | MutationOk::Attr(attr)) => attr,
             _ => {
-                self.changed_unseen(token, &keys, &done);
+                self.changed_unseen(change, &done);
                 return Err(done.err().unwrap_or(NOT_AN_ATTR));
             }
         };
@@ -199,7 +198,7 @@ impl Client {
             name: Some((parent, name, Some(ino))),
             ..Learned::default()
         };
-        self.cache.end(token, &keys, learned);
+        change.end(learned);
         Ok(self.shown(attr.clone()))
     }
 
@@ -231,17 +230,17 @@ impl Client {
     async fn remove(&self, parent: Ino, name: &Name, body: Mutation) -> Result<Option<Ino>> {
         let mut keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
         let known = self.add_named(&mut keys, parent, name);
-        let token = self.cache.begin(&keys);
+        let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         let (Ok(MutationOk::Removed { .. } | MutationOk::Done), true) = (&done, known) else {
-            self.changed_unseen(token, &keys, &done);
+            self.changed_unseen(change, &done);
             return removed(done);
         };
         let learned = Learned {
             name: Some((parent, name, None)),
             ..Learned::default()
         };
-        self.cache.end(token, &keys, learned);
+        change.end(learned);
         removed(done)
     }
 
@@ -274,7 +273,7 @@ impl Client {
         let believed = self.cache.name(from_parent, from_name).flatten();
         let known = self.add_named(&mut keys, from_parent, from_name)
             & self.add_named(&mut keys, to_parent, to_name);
-        let token = self.cache.begin(&keys);
+        let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else, which tells that the
         // old name named something else than was believed here.
@@ -286,7 +285,7 @@ impl Client {
             self.cache.hints.note(to_parent, to_name, ino);
         }
         if !known || moved.is_none() || moved != believed {
-            self.changed_unseen(token, &keys, &done);
+            self.changed_unseen(change, &done);
             return removed(done);
         }
         let same = (from_parent, from_name) == (to_parent, to_name);
@@ -296,7 +295,7 @@ impl Client {
                 .map(|ino| (to_parent, to_name, Some(ino))),
             ..Learned::default()
         };
-        self.cache.end(token, &keys, learned);
+        change.end(learned);
         removed(done)
     }
 
@@ -311,11 +310,10 @@ impl Client {
     /// dropped.
     pub(super) fn changed_unseen(
         &self,
-        token: super::cache::Token,
-        keys: &[Key],
+        change: super::cache::Change<'_>,
         done: &Result<MutationOk>,
     ) {
-        self.cache.end(token, keys, Learned::default());
+        change.end(Learned::default());
         match done {
             Ok(_) => self.cache.drop_nodes(),
             // It may still happen, and nobody would tell us.
