@@ -10,8 +10,8 @@
 //! Every file and directory is made with a mark of its own, which `stat` tells.
 //!
 //! **Races.** The kernel looks up the two names of a rename one after the other before it asks the
-//! filesystem, and may answer from what it saw then. So an operation with two names that overlaps another
-//! one from another mount ([`TreeCall::raced`]) may answer what was true of each name at some moment:
+//! filesystem, and may answer from what it saw then. So an operation with two names that overlaps a
+//! change from another mount ([`TreeCall::raced`]) may answer what was true of each name at some moment:
 //! * EEXIST, EISDIR, ENOTDIR, ENOTEMPTY by the new name alone;
 //! * 0 without doing anything, if it saw the same inode under both names, because another one had just
 //!   moved it there: what the old name names by then is all the same.
@@ -79,7 +79,7 @@ pub enum TreeAnswer {
 /// A record of a tree.
 pub type TreeRecord = Record<TreeOp, TreeAnswer>;
 
-/// An operation, and whether another mount did something with two names at the same time.
+/// An operation, and whether it has two names and another mount changed something at the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeCall {
     /// What was asked.
@@ -340,11 +340,12 @@ pub fn calls(records: &[TreeRecord]) -> Vec<Call<TreeCall, TreeAnswer>> {
         let (a_end, b_end) = (a.done().unwrap_or(u64::MAX), b.done().unwrap_or(u64::MAX));
         a.call <= b_end && b.call <= a_end
     };
+    let is_question = |op: &TreeOp| matches!(op, TreeOp::Look(_) | TreeOp::List(_));
     let races = |a: &TreeRecord| {
-        let other = |b: &&TreeRecord| b.who.mount != a.who.mount && has_two(b) && overlap(a, b);
+        let changes = |b: &TreeRecord| !is_question(&b.op);
+        let other = |b: &&TreeRecord| b.who.mount != a.who.mount && changes(b) && overlap(a, b);
         has_two(a) && records.iter().any(|b| other(&b))
     };
-    let is_question = |op: &TreeOp| matches!(op, TreeOp::Look(_) | TreeOp::List(_));
     let call = |record: &TreeRecord| {
         let is_lost = record.outcome == Outcome::Fail
             || (is_question(&record.op) && record.answer().is_none());

@@ -7,7 +7,7 @@
 //! 5. The cluster must become healthy by itself, find nothing wrong with itself, and both mounts must
 //!    go politely.
 use super::agent::Agent;
-use super::fault::Shown;
+use super::fault::{Fault, Shown};
 use super::lab::Lab;
 use super::schedule::{Kind, Round, Schedule};
 use crate::history::Figures;
@@ -238,9 +238,15 @@ fn one_round(
         *report.faults.entry(fault.kind(size)).or_default() += 1;
     }
     std::thread::sleep(round.hold);
-    for fault in &round.faults {
-        fault.end(lab)?;
-    }
+    // A mount needs a cluster to begin with.
+    let (mounts, others): (Vec<_>, Vec<_>) = round
+        .faults
+        .iter()
+        .partition(|fault| matches!(fault, Fault::KillMount { .. }));
+    others
+        .into_iter()
+        .chain(mounts)
+        .try_for_each(|fault| fault.end(lab))?;
     if round.is_careful {
         // The next round may destroy elsewhere.
         if let Err(e) = lab.wait_health("HEALTHY", HEALED_MAX) {
