@@ -29,6 +29,8 @@ const ADVICE_VALID: Duration = Duration::from_millis(300);
 const ASKED_VALID: Duration = Duration::from_secs(3);
 /// A store counts as full until this part of its size is free again.
 const ROOM_PART: u64 = 64;
+/// The same in bytes, at most.
+const ROOM_MAX: u64 = 1 << 30;
 
 /// What a walk counts, in bytes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -175,7 +177,8 @@ impl Replica {
     /// again": a writer is refused for want of space only when nothing old is left to go.
     pub(super) fn admit_bytes(&mut self, cx: &Cx<'_>, bytes: u64) -> Result<(), WireError> {
         let Err(error) = cx.store.admit(bytes) else {
-            if cx.store.admit(cx.store.part_bytes() / ROOM_PART).is_ok() {
+            let enough = (cx.store.part_bytes() / ROOM_PART).min(ROOM_MAX);
+            if cx.store.admit(enough).is_ok() {
                 self.load.full_since = None;
             }
             return Ok(());

@@ -18,6 +18,8 @@ const KEPT: usize = 2;
 const PAGE: usize = 256;
 /// Snapshots are refused when less than this part of the space would be left above the reserve.
 const MARGIN_PERCENT: u64 = 2;
+/// The same in bytes, at most.
+const MARGIN_MAX: u64 = 1 << 30;
 
 /// What the driver wants done about snapshots.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +40,7 @@ impl Replica {
         let refused = match (&self.failure, &work) {
             (Some(cause), _) => Some(cause.clone()),
             (None, NamespaceWork::Keep(object)) => {
-                let margin = cx.store.part_bytes() / 100 * MARGIN_PERCENT;
+                let margin = (cx.store.part_bytes() / 100 * MARGIN_PERCENT).min(MARGIN_MAX);
                 let bytes = u64::from(object.header.len) + margin;
                 cx.store.admit(bytes).err().map(|e| e.to_string())
             }

@@ -64,12 +64,23 @@ fn may_open(attr: &Attr, uid: u32, mode: OpenMode) -> bool {
     uid == attr.uid && attr.mode & wanted == wanted
 }
 
-/// What an open of a file that this very call has made may fail with: with ESTALE the kernel would
-/// do the whole call again and make a second one, if others have removed the first in between.
-fn made_and_gone(error: Errno) -> Errno {
+/// What a call that has made or cut a file may fail with: with ESTALE the kernel would do the whole call
+/// again, to another file if others have removed the first in between.
+pub(super) fn made_and_gone(error: Errno) -> Errno {
     match error.0 {
         libc::ESTALE | libc::ENOENT => Errno(libc::EIO),
         _ => error,
+    }
+}
+
+/// A handle that is released on drop.
+struct Held<'a>(&'a Vfs, Option<u64>);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(handle) = self.1.take() {
+            self.0.release(handle);
+        }
     }
 }
 
@@ -182,7 +193,10 @@ impl Vfs {
             _ => return Err(Errno(libc::ESTALE)),
         }
         let opened = self.open(attr.ino.0, flags, uid).await?;
+        // The kernel does not learn of the handle if the rest fails, or is given up.
+        let mut held = Held(self, Some(opened.handle));
         let attr = self.shown(self.client.getattr(attr.ino).await?).await?;
+        held.1 = None;
         Ok((attr, opened))
     }
 

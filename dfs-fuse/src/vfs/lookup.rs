@@ -1,4 +1,5 @@
 //! Names to nodes, and attributes.
+use super::file::made_and_gone;
 use super::status::{self, StatusNode};
 use super::versions::{VERSIONS, VersionNode, VersionNodes};
 use super::{Errno, Node, Vfs, VfsResult, name};
@@ -171,7 +172,8 @@ impl Vfs {
         // Without a size it is a chown to nobody: it moves the ctime, as on a local filesystem.
         if nothing && set.size.is_some() {
             // Not held back: the kernel truncates, and drops no page meanwhile.
-            return Ok(self.client.getattr(ino).await?);
+            let attr = self.client.getattr(ino).await;
+            return attr.map_err(|e| made_and_gone(e.into()));
         }
         if mtime.is_some() || uid.is_some() || mode.is_some() {
             // What was written before must not change these again when it is put.
@@ -193,11 +195,11 @@ impl Vfs {
             let kept = without_suid(attr.mode);
             args.mode = (attr.kind == FileKind::File && kept != attr.mode).then_some(kept);
         }
-        let attr = self.client.setattr(ino, args).await?;
+        let attr = self.client.setattr(ino, args).await;
         if set.size.is_some() {
-            return Ok(attr);
+            return attr.map_err(|e| made_and_gone(e.into()));
         }
-        self.shown(attr).await
+        self.shown(attr?).await
     }
 
     /// truncate(2) by path: a writing handle of a moment.

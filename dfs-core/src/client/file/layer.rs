@@ -277,8 +277,16 @@ impl FileLayer {
     pub fn invalidated(&self, touched: &[Touched], as_of: LogIndex) {
         for t in touched {
             if let Some(inode) = self.find(t.ino) {
+                let mut state = inode.state();
                 // Even if only attributes changed: the interest has ended with the push.
-                inode.state().invalidate_at(as_of);
+                state.invalidate_at(as_of);
+                // Somebody writes it who came later: the next open asks.
+                if let Some(registered) = state.registered.as_mut()
+                    && t.content
+                    && !registered.write
+                {
+                    registered.shared = true;
+                }
             }
         }
     }

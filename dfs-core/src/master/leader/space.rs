@@ -83,13 +83,6 @@ pub(super) fn writable(rooms: &Rooms, n: usize) -> u64 {
     rooms.first().copied().unwrap_or(0)
 }
 
-impl SpaceWatch {
-    /// True if not a byte more can be stored, as far as all stores are known.
-    pub fn has_none(&self, told: &StatFsInfo) -> bool {
-        self.is_judged && told.free_bytes == 0
-    }
-}
-
 impl Master {
     /// Stores that are there, or will be in time.
     fn up_rows<'a>(&'a self, leading: &'a Leading) -> impl Iterator<Item = &'a StoreRow> {
@@ -172,6 +165,16 @@ impl Master {
             free_bytes: (writable(&rooms, n) + kept).min(total_bytes),
             ..told
         })
+    }
+
+    /// True if not a byte more can be stored, as far as all stores are known: fewer than W nodes have room,
+    /// and no history can go.
+    pub(super) fn has_no_room(&self, leading: &Leading, told: &StatFsInfo) -> bool {
+        let rooms = self.rooms(leading).0;
+        let with_room = rooms.values().filter(|room| **room > 0).count();
+        let is_judged = leading.space.is_judged && !rooms.is_empty();
+        let w = usize::from(self.state.map().quorum.w);
+        is_judged && told.free_bytes == 0 && with_room < w.min(rooms.len())
     }
 
     pub(super) fn space_advice(&self, store: StoreId) -> Result<SpaceAdvice, StateError> {

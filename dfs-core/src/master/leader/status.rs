@@ -33,7 +33,7 @@ impl Master {
             return Err(self.not_leader());
         };
         let mut verdict = self.verdict(leading);
-        if leading.space.has_none(&statfs) {
+        if self.has_no_room(leading, &statfs) {
             let reason = "no room for anything new: delete files, purge history or add a node";
             verdict.add(Health::Degraded, reason.into());
         }
