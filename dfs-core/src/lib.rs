@@ -10,6 +10,8 @@ pub mod membership;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod placement;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod replica;
 pub mod rescue;
 pub mod store;

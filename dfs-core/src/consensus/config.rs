@@ -31,12 +31,12 @@ pub struct RaftConfig {
     /// and before a follower tries again after a failed installation.
     pub snapshot_retry_ticks: usize,
     /// A fault planted by a test.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "planted"))]
     pub(crate) test_bug: Option<TestBug>,
 }
 
 /// Faults that the simulation must catch.
-#[cfg(test)]
+#[cfg(any(test, feature = "planted"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TestBug {
     /// Releases messages before what they depend on is durable.
@@ -71,7 +71,7 @@ impl RaftConfig {
             uncommitted_bytes_max: 64 << 20,
             keep_entries: 4096,
             snapshot_retry_ticks: 20,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "planted"))]
             test_bug: None,
         }
     }

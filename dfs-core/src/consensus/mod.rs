@@ -33,8 +33,9 @@ mod fuzz_tests;
 mod member_tests;
 #[cfg(test)]
 mod node_tests;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "planted"))]
+#[cfg_attr(not(test), allow(dead_code))] // what only its tests count
+pub mod sim;
 #[cfg(test)]
 mod test_group;
 

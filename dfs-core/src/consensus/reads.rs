@@ -54,7 +54,7 @@ impl RaftNode {
     }
 
     fn skips_quorum(&mut self, out: &mut Vec<RaftAction>) -> bool {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "planted"))]
         if self.config.test_bug == Some(super::config::TestBug::ReadWithoutQuorum) {
             let index = self.commit_index();
             for token in std::mem::take(&mut self.reads.waiting) {

@@ -179,9 +179,9 @@ impl RaftNode {
     }
 
     fn acks_too_early(&self) -> bool {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "planted"))]
         let planted = self.config.test_bug == Some(super::config::TestBug::AckBeforeSync);
-        #[cfg(not(test))]
+        #[cfg(not(any(test, feature = "planted")))]
         let planted = false;
         planted
     }

@@ -46,6 +46,15 @@ fn verify(
         ));
     };
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    #[cfg(feature = "planted")]
+    let (sums, row) = match crate::planted::has(crate::planted::Planted::CopiesUnverified) {
+        true => {
+            let sums = crate::types::BlockSums::of(&bytes);
+            let sum = sums.object_sum(len);
+            (sums, &ObjectRow { sum, ..*row })
+        }
+        false => (sums, row),
+    };
     if sums.object_sum(len) != row.sum || !sums.verify_blocks(0, &bytes) {
         let detail = format!(
             "inode {} object {id}: bytes do not match the master's sum, hop {} -> {}",

@@ -14,9 +14,11 @@ mod driver;
 mod nemesis;
 mod world;
 
+#[cfg(test)]
 use super::config::TestBug;
 use world::{Settings, World};
 
+#[cfg(test)]
 fn seeds(count: u64) -> std::ops::Range<u64> {
     match std::env::var("DFS_SEED").map(|seed| seed.parse::<u64>()) {
         Ok(Ok(seed)) => seed..seed + 1,
@@ -37,6 +39,16 @@ fn run(settings: Settings) -> Result<world::Stats, String> {
     }
 }
 
+/// Runs a seed of a group with so many voters; gives the number of events. For the program that runs
+/// many.
+///
+/// # Errors
+/// The first promise that was found broken.
+pub fn run_seed(seed: u64, voters: u64) -> Result<u64, String> {
+    run(Settings::new(seed, voters)).map(|stats| stats.events)
+}
+
+#[cfg(test)]
 fn run_all(voters: u64, count: u64) -> world::Stats {
     let mut total = world::Stats::default();
     for seed in seeds(count) {
@@ -75,6 +87,7 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 /// The first complaint about a planted fault.
+#[cfg(test)]
 fn complaint(bug: TestBug) -> Option<String> {
     (0..300).find_map(|seed| {
         let mut settings = Settings::new(seed, 3);
