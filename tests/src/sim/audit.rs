@@ -1,10 +1,10 @@
 //! The end of a run: what all nodes hold, compared with what they must hold.
 use super::daemon::Daemon;
 use super::node::Node;
-use super::settings::store_id;
 use super::trace::Trace;
 use super::voters::audit_voters;
 use dfs_core::master::state::MasterState;
+use dfs_core::master::state::PgState;
 use dfs_core::master::state::namespace;
 use dfs_core::store::{LazyKv, ObjectStore};
 use dfs_core::types::{ObjectId, ObjectSum, PgId, StoreId};
@@ -13,7 +13,7 @@ use dfs_core::wire::master::PgRow;
 type State = MasterState<LazyKv>;
 
 fn daemon_of(nodes: &[Node], store: StoreId) -> Option<&Daemon> {
-    let node = nodes.iter().find(|node| store_id(node.index) == store)?;
+    let node = nodes.iter().find(|node| node.store() == store)?;
     node.daemon.as_deref()
 }
 
@@ -57,12 +57,32 @@ fn missing(nodes: &[Node], state: &State) -> Result<(), String> {
     Ok(())
 }
 
+/// Complete members of its group hold this many copies of each object at least.
+pub(super) fn have_copies(nodes: &[Node], state: &State, copies: usize) -> bool {
+    let is_copied = |pg: PgId, group: &PgState| {
+        let members: Vec<&Daemon> = group
+            .complete()
+            .filter_map(|store| daemon_of(nodes, store))
+            .collect();
+        let objects = |row: &PgRow| {
+            row.objects.iter().all(|(id, sum)| {
+                let held = members
+                    .iter()
+                    .filter(|d| holds(&d.store, *id, *sum).is_ok());
+                held.count() >= copies
+            })
+        };
+        rows(state, pg).is_ok_and(|rows| rows.iter().all(objects))
+    };
+    state.pgs().all(|(pg, group)| is_copied(pg, group))
+}
+
 fn rows(state: &State, pg: PgId) -> Result<Vec<PgRow>, String> {
     let listing = state.pg_listing(pg, None, usize::MAX >> 1);
     listing.map(|(rows, _)| rows).map_err(|e| e.to_string())
 }
 
-fn holds(store: &ObjectStore, id: ObjectId, sum: ObjectSum) -> Result<(), String> {
+pub(super) fn holds(store: &ObjectStore, id: ObjectId, sum: ObjectSum) -> Result<(), String> {
     let plan = store
         .plan_read(id, 0, u32::MAX)
         .map_err(|e| format!("object {id}: {e}"))?;

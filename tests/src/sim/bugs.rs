@@ -1,7 +1,8 @@
 //! The faults that tests plant, by name; the simulation must notice each.
 //!
-//! All of them are planted in what drives the machines: a driver that lies to its machine, or
-//! changes what it says. So nothing of them can be reached from a program.
+//! Nearly all are planted in what drives the machines: a driver that lies to its machine, or changes
+//! what it says. So nothing of them can be reached from a program. Three can only be planted inside
+//! a machine, and exist with the feature `planted` only, which no program is built with.
 use std::fmt;
 use std::str::FromStr;
 
@@ -47,11 +48,21 @@ pub enum Bug {
     StoreForgetsEpochs,
     /// A voter writes neither terms nor votes down.
     VoterForgetsVotes,
+    /// A node whose store was wiped goes on under the store's id.
+    WipedStoreKeepsItsId,
+    /// A leader takes commits under write leases that it has raised since.
+    LeaderIgnoresLeases,
+    /// A store keeps what it copied for a repair without comparing it with the master's sum.
+    StoreCopiesUnverified,
+    /// A directory may move below itself.
+    DirsMoveIntoThemselves,
+    /// Four versions of a file are kept, not five.
+    KeepsOneVersionLess,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::StoreAcksBeforeSync,
         Self::VoterAcksBeforeSync,
         Self::StoreFencesLate,
@@ -71,7 +82,37 @@ impl Bug {
         Self::StoreSkipsAborts,
         Self::StoreForgetsEpochs,
         Self::VoterForgetsVotes,
+        Self::WipedStoreKeepsItsId,
+        Self::LeaderIgnoresLeases,
+        Self::StoreCopiesUnverified,
+        Self::DirsMoveIntoThemselves,
+        Self::KeepsOneVersionLess,
     ];
+
+    /// It can be planted in this build: those inside machines need the feature `planted`.
+    #[must_use]
+    pub fn can_be_planted(self) -> bool {
+        cfg!(feature = "planted") || !self.is_inside()
+    }
+
+    pub(super) fn is_inside(self) -> bool {
+        matches!(
+            self,
+            Self::StoreCopiesUnverified | Self::DirsMoveIntoThemselves | Self::KeepsOneVersionLess
+        )
+    }
+
+    /// Plants it inside the machines of this thread, if it belongs there; or none.
+    #[cfg(feature = "planted")]
+    pub(super) fn plant_inside(bug: Option<Self>) {
+        use dfs_core::planted::Planted;
+        dfs_core::planted::plant(match bug {
+            Some(Self::StoreCopiesUnverified) => Some(Planted::CopiesUnverified),
+            Some(Self::DirsMoveIntoThemselves) => Some(Planted::MovesIntoItself),
+            Some(Self::KeepsOneVersionLess) => Some(Planted::KeepsOneVersionLess),
+            _ => None,
+        });
+    }
 }
 
 impl fmt::Display for Bug {

@@ -1,13 +1,26 @@
 //! The program that runs seeds: `cargo run --release -p dfs-tests --bin sim -- --help`.
 use super::shrink::shrink;
-use super::{Bug, Counts, Settings, run};
-use clap::Parser;
+use super::{Bug, Counts, Part, Settings, run};
+use clap::{Parser, ValueEnum};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// Seeds that a planted bug may take.
 const BUG_SEEDS: u64 = 2000;
+
+/// What takes part in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum PartArg {
+    /// The whole stack
+    #[default]
+    All,
+    /// Puts, gets and repair of one group
+    Replication,
+    /// The Raft group alone: with three voters and with five in turn
+    #[cfg(feature = "planted")]
+    Consensus,
+}
 
 /// Runs seeds of the simulation of a whole cluster.
 #[derive(Debug, Parser)]
@@ -19,11 +32,14 @@ struct Args {
     /// The first seed
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// What takes part
+    #[arg(long, value_enum, default_value_t)]
+    part: PartArg,
     /// Plants this bug
     #[arg(long)]
     bug: Option<Bug>,
-    /// Plants each bug there is, until it is caught
-    #[arg(long, conflicts_with_all = ["bug", "without"])]
+    /// Plants each bug there is, or that of --bug, until it is caught
+    #[arg(long, conflicts_with = "without")]
     bugs: bool,
     /// Leaves out what a failing seed does not need to fail
     #[arg(long)]
@@ -45,6 +61,10 @@ impl Args {
         Settings {
             bug,
             prints: plain.prints || self.trace,
+            part: match self.part {
+                PartArg::Replication => Part::Replication,
+                _ => Part::All,
+            },
             without: self.without.iter().copied().collect::<BTreeSet<_>>(),
             ..plain
         }
@@ -74,6 +94,17 @@ impl Args {
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(bug) = args.bug.filter(|bug| !bug.can_be_planted()) {
+        println!("{bug} is inside a machine: build the program with --features planted");
+        return ExitCode::FAILURE;
+    }
+    #[cfg(feature = "planted")]
+    if args.part == PartArg::Consensus {
+        return match run_consensus(&args) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
+    }
     let is_well = if args.bugs {
         run_bugs(&args)
     } else {
@@ -128,6 +159,33 @@ fn run_seeds(args: &Args) -> bool {
     failures.is_empty() && short.is_empty()
 }
 
+/// The simulator of the Raft group, which is the machine's own.
+#[cfg(feature = "planted")]
+fn run_consensus(args: &Args) -> bool {
+    let began = Instant::now();
+    let count = args.seeds.unwrap_or(100);
+    let (mut events, mut failures) = (0, Vec::new());
+    for seed in args.from..args.from + count {
+        let voters = if seed.is_multiple_of(2) { 3 } else { 5 };
+        match dfs_core::consensus::sim::run_seed(seed, voters) {
+            Ok(some) => events += some,
+            Err(error) => {
+                println!("{error}, {voters} voters");
+                failures.push(seed);
+            }
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "consensus: {count} seeds from {}: {} failed {failures:?}; {events} events, {:.0} seeds per \
+         minute",
+        args.from,
+        failures.len(),
+        count as f64 * 60.0 / took
+    );
+    failures.is_empty()
+}
+
 /// The first seed that notices a bug and is well without it, and what it noticed.
 fn caught(args: &Args, bug: Bug) -> Option<(u64, String)> {
     let count = args.seeds.unwrap_or(BUG_SEEDS);
@@ -151,8 +209,13 @@ fn caught(args: &Args, bug: Bug) -> Option<(u64, String)> {
 fn run_bugs(args: &Args) -> bool {
     println!("{:<28} {:>5}  noticed", "bug", "seeds");
     let mut is_well = true;
-    for bug in Bug::ALL {
+    let is_meant = |bug: &Bug| args.bug.is_none_or(|only| only == *bug);
+    for bug in Bug::ALL.into_iter().filter(is_meant) {
         let name = bug.to_string();
+        if !bug.can_be_planted() {
+            println!("{name:<28}     -  needs --features planted");
+            continue;
+        }
         match caught(args, bug) {
             Some((seed, noticed)) => {
                 println!("{name:<28} {:>5}  {noticed}", seed - args.from + 1);

@@ -122,6 +122,8 @@ pub(super) struct Client {
     pub job_numbers: Vec<u64>,
     /// Recalls to be acknowledged when the put on their inode is over.
     pub recalls: Vec<(Ino, ConnId, u64)>,
+    /// Its process is gone for now.
+    pub is_dead: bool,
 }
 
 impl Client {
@@ -155,6 +157,7 @@ impl Client {
             jobs: (0..WORKERS).map(|_| Job::Idle).collect(),
             job_numbers: vec![0; WORKERS],
             recalls: Vec::new(),
+            is_dead: false,
         }
     }
 
@@ -222,6 +225,12 @@ impl Client {
             cx.fx.now,
             format_args!("client {} lost its session", self.index),
         );
+        self.begin_session();
+        self.tell_puts_of_lost_session(lost, cx);
+    }
+
+    /// Nothing of the session that was is known any more.
+    pub fn begin_session(&mut self) {
         self.sessions += 1;
         self.session = session_id(self.index, self.sessions);
         (self.opened, self.clean_term, self.next_seq) = (false, Term(0), 1);
@@ -230,7 +239,6 @@ impl Client {
         self.own_changes.clear();
         self.drop_caches();
         self.recalls.clear();
-        self.tell_puts_of_lost_session(lost, cx);
     }
 
     /// A connection of the pool to a node.
@@ -260,6 +268,7 @@ impl Client {
 
     pub fn handle(&mut self, event: Ev, cx: &mut Cx<'_>) {
         match event {
+            _ if self.is_dead => {}
             Ev::Deliver { conn, packet, .. } => self.deliver(conn, *packet, cx),
             Ev::Client { timer, .. } => self.on_timer(timer, cx),
             _ => {}

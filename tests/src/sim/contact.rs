@@ -5,7 +5,6 @@
 //! 3. Keep alive until the connection is of no use; then begin again.
 use super::client::{CallKind, Client, ClientTimer, Cx};
 use super::fabric::Fabric;
-use super::network::NODES;
 use super::settings::node_at;
 use bytes::Bytes;
 use dfs_core::types::{Term, Time};
@@ -43,7 +42,7 @@ impl Client {
         if let Some(node) = self.hint.take() {
             return self.bind(node, cx.fx);
         }
-        for node in 0..NODES {
+        for node in 0..cx.fx.net.ends.nodes {
             let conn = self.pooled(node, cx.fx);
             let request = Request::Node(NodeRequest::WhoLeads);
             self.call(

@@ -7,7 +7,7 @@ use super::reports::Reports;
 use super::trace::Trace;
 use super::votes::Votes;
 use super::{client::ClientTimer, faults::Fault, node::NodeTimer};
-use dfs_core::types::{ObjectId, OpId, Time};
+use dfs_core::types::{ObjectId, ObjectSum, OpId, Time};
 use dfs_core::wire::Request;
 use dfs_core::wire::rpc::ConnId;
 use rand::{Rng, SeedableRng};
@@ -63,6 +63,10 @@ pub(super) struct Fabric {
     pub reports: Reports,
     /// Ops that a leader has seen, for a planted bug.
     pub decided: BTreeSet<OpId>,
+    /// Bytes rotted, or flipped on the way.
+    pub is_harmed: bool,
+    /// Objects of puts that were just acknowledged.
+    pub acknowledged: Vec<(ObjectId, ObjectSum)>,
     conns: BTreeMap<ConnId, Conn>,
     queue: BTreeMap<(Time, u64), Ev>,
     counter: u64,
@@ -81,6 +85,8 @@ impl Fabric {
             votes: Votes::default(),
             reports: Reports::default(),
             decided: BTreeSet::new(),
+            is_harmed: false,
+            acknowledged: Vec::new(),
             conns: BTreeMap::new(),
             queue: BTreeMap::new(),
             counter: 0,
@@ -201,7 +207,10 @@ impl Fabric {
         self.send_loose(ConnId(0), from, to, packet);
     }
 
-    fn send_loose(&mut self, conn: ConnId, from: End, to: End, packet: Packet) {
+    fn send_loose(&mut self, conn: ConnId, from: End, to: End, mut packet: Packet) {
+        if self.net.garble > 0.0 {
+            self.garble(&mut packet);
+        }
         let packet = Box::new(packet);
         let event = Ev::Deliver { to, conn, packet };
         if self.net.is_cut(from, to) {
@@ -214,18 +223,38 @@ impl Fabric {
         }
     }
 
+    /// Flips a bit of an object's bytes, perhaps.
+    fn garble(&mut self, packet: &mut Packet) {
+        let (Packet::Request { payload, .. } | Packet::Reply { payload, .. }) = packet else {
+            return;
+        };
+        if !payload.is_empty() && self.chance(self.net.garble) {
+            let mut bytes = payload.to_vec();
+            let at = self.pick(bytes.len());
+            bytes[at] ^= 1 << self.pick(8);
+            *payload = bytes.into();
+        }
+    }
+
     /// Nothing overtakes, and nothing is lost unless the connection is.
     fn send_ordered(&mut self, conn: ConnId, from: End, to: End, packet: Packet) {
+        let is_push = matches!(packet, Packet::Push(_));
+        let slow = self.net.slow_pushes_to(to).filter(|_| is_push);
         let packet = Box::new(packet);
         let event = Ev::Deliver { to, conn, packet };
         if self.net.is_cut(from, to) || self.net.holds(from, to) {
             return self.net.hold(from, to, event);
         }
-        if self.chance(self.net.loss / 20.0) {
+        let is_lost = slow.is_some_and(|slow| self.chance(slow.lost));
+        if is_lost || self.chance(self.net.loss / 20.0) {
             self.break_conn(conn, from, to);
             return;
         }
-        let pause = self.net.delay(from, to, &mut self.rng);
+        let mut pause = self.net.delay(from, to, &mut self.rng);
+        if let Some(slow) = slow {
+            let us = self.rng.random_range(slow.extra_us / 2..=slow.extra_us);
+            pause += Duration::from_micros(us);
+        }
         let soonest = self.now + pause;
         let Some(state) = self.conns.get_mut(&conn) else {
             return;

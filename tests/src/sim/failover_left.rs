@@ -64,7 +64,7 @@ impl World {
             let Some(daemon) = node.daemon.as_ref() else {
                 continue;
             };
-            let me: StoreId = store_id(node.index);
+            let me: StoreId = store_id(node.index, 0);
             let listed = daemon
                 .store
                 .list_objects(None, usize::MAX >> 1)

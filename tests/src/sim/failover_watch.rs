@@ -14,7 +14,7 @@
 use super::fabric::{Ev, Fetched};
 use super::failover::{Change, Failover, FailoverReport, Loss, Step};
 use super::faults::Fault;
-use super::network::{End, NODES};
+use super::network::{End, Ends};
 use super::settings::{node_id, store_id};
 use super::world::World;
 use dfs_core::master::command::ChangeCause;
@@ -78,7 +78,7 @@ impl Watch {
         Self {
             case,
             stage: Stage::Loading,
-            subject: NODES - 1,
+            subject: Ends::USUAL.nodes - 1,
             stage_since: Time(0),
             lost_at: None,
             calm_since: None,
@@ -104,7 +104,7 @@ impl Watch {
 
     /// The cause of the groups' changes.
     pub fn cause(&self) -> Option<ChangeCause> {
-        let store = store_id(self.subject);
+        let store = store_id(self.subject, 0);
         match self.case.change {
             Change::Repair => Some(ChangeCause::Failed(store)),
             Change::RejoinInTime => None,
@@ -140,7 +140,7 @@ impl Watch {
                     return Err(format!("group {} was moved again: {:?}", pg.0, group.cause));
                 }
                 self.repeated += usize::from(is_again);
-            } else if group.cause == ChangeCause::Failed(store_id(self.subject)) {
+            } else if group.cause == ChangeCause::Failed(store_id(self.subject, 0)) {
                 self.parted.insert(pg);
             }
         }
@@ -184,7 +184,7 @@ impl Watch {
         task: &dyn Fn(&str) -> bool,
         strays: &dyn Fn() -> bool,
     ) -> bool {
-        let subject = store_id(self.subject);
+        let subject = store_id(self.subject, 0);
         let row = state.stores().get(&subject);
         let began = self.cause();
         let mine = |group: &PgState| Some(group.cause) == began;
@@ -221,7 +221,7 @@ impl Watch {
             .map(|(pg, s)| (pg, s.info.epoch))
             .collect();
         let fills = |node: usize| {
-            let store = store_id(node);
+            let store = store_id(node, 0);
             state
                 .pgs()
                 .any(|(pg, s)| copying.contains_key(&pg) && s.info.filling.contains(&store))
@@ -245,7 +245,7 @@ impl Watch {
 
     /// What the change was for is reached.
     pub fn is_reached(&self, state: &State) -> bool {
-        let subject = store_id(self.subject);
+        let subject = store_id(self.subject, 0);
         let is_member = |(_, s): (PgId, &PgState)| s.info.members.contains(&subject);
         match self.case.change {
             Change::Repair | Change::Drain => !state.pgs().any(is_member),
@@ -316,7 +316,7 @@ impl World {
                 self.fx.after(away, Ev::Fault(Fault::Start(leader)));
             }
             Loss::CutOff => {
-                for other in End::all() {
+                for other in self.fx.net.ends.all() {
                     self.fx.net.set_cut(other, End::Node(leader), true);
                     self.fx.net.set_cut(End::Node(leader), other, true);
                 }
@@ -369,7 +369,7 @@ impl World {
                 .values()
                 .any(|(id, _)| *id == node_id(node))
         };
-        (0..NODES).rev().find(|node| !votes(*node))
+        (0..self.nodes.len()).rev().find(|node| !votes(*node))
     }
 
     fn begin_change(&mut self, watch: &mut Watch) -> Result<bool, String> {
@@ -416,7 +416,7 @@ impl World {
             Change::RejoinInTime => since > Duration::from_millis(2500),
             _ => {
                 let is_free = |state: &State| {
-                    let store = store_id(subject);
+                    let store = store_id(subject, 0);
                     !state.pgs().any(|(_, s)| s.info.members.contains(&store))
                 };
                 self.disorder_of_groups().is_empty() && self.leader_state().is_some_and(is_free)

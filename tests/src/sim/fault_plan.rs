@@ -3,13 +3,14 @@
 //! Each fault has a number. Leaving some out changes neither the others nor, by itself, anything
 //! else that the seed decides: the plan has a random stream of its own, and a fault is drawn whether
 //! it will happen or not.
-use super::network::{CLIENTS, End, NODES};
+use super::network::{Ends, SlowPushes};
+use super::settings::{Part, Settings};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Duration;
 
 /// Kinds of faults.
-const KINDS: usize = 13;
+const KINDS: usize = 19;
 
 /// A node that something happens to.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +31,10 @@ pub(super) enum Hit {
     },
     /// The power of several nodes goes.
     PowerCut { nodes: Vec<(usize, Duration)> },
-    /// Two sides, by number of the end, do not hear each other, or one does not hear the other.
+    /// Two or three sides do not hear each other, or the first one does not hear the others.
     Partition {
-        sides: Vec<bool>,
+        /// Of each end, nodes first.
+        sides: Vec<u8>,
         one_way: bool,
         lasts: Duration,
     },
@@ -84,6 +86,30 @@ pub(super) enum Hit {
     },
     /// The next sync of a node's disk fails, and somebody sees to it later.
     FailSync { victim: Victim, lasts: Duration },
+    /// What the leader tells a client unasked comes late, or never.
+    SlowPushes { slow: SlowPushes, lasts: Duration },
+    /// A node's store is empty when it starts again, and with `all` it is no voter any more either.
+    Wipe {
+        victim: Victim,
+        all: bool,
+        lasts: Duration,
+    },
+    /// A byte of an object's file flips, or cannot be read.
+    Rot {
+        /// Of the object files there are, in thousandths.
+        file: u32,
+        /// Of its bytes, in thousandths.
+        at: u32,
+        unreadable: bool,
+    },
+    /// A bit of what stores tell each other and clients flips on the way, in this share of packets.
+    Garble { share: f64, lasts: Duration },
+    /// A device is as full as it may be.
+    Fill { victim: Victim, lasts: Duration },
+    /// A client dies, and begins anew.
+    ClientDies { client: usize, lasts: Duration },
+    /// A node is to be emptied, until somebody thinks better of it.
+    Drain { node: usize, lasts: Duration },
 }
 
 /// A fault and when it happens, counted from the beginning of chaos.
@@ -98,28 +124,39 @@ pub(super) struct Planned {
 pub(super) struct FaultPlan {
     /// How long chaos lasts.
     pub chaos: Duration,
+    /// Bytes rot on one node, and no store is wiped: each of these may take one copy of three.
+    pub rots_on: Option<usize>,
     pub faults: Vec<Planned>,
 }
 
 impl FaultPlan {
-    pub fn draw(seed: u64) -> Self {
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed ^ 0xfa_0175));
-        let chaos = dice.ms(6_000, 16_000);
+    pub fn draw(settings: &Settings) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(settings.seed ^ 0xfa_0175);
+        let mut dice = Dice(rng, settings.ends());
+        let chaos = match settings.part {
+            Part::All => dice.ms(6_000, 16_000),
+            Part::Replication => dice.ms(2_000, 5_000),
+        };
+        let rots_on = dice.chance(0.5).then(|| dice.node());
         let weights = dice.weights();
         let often = dice.0.random_range(200..1500);
         let mut faults = Vec::new();
         let mut at = dice.ms(often / 4, often * 2);
         while at < chaos {
             let kind = dice.kind(&weights);
-            let hit = dice.hit(kind);
+            let hit = dice.hit(kind, rots_on.is_some());
             faults.push(Planned { at, hit });
             at += dice.ms(often / 4, often * 2);
         }
-        Self { chaos, faults }
+        Self {
+            chaos,
+            rots_on,
+            faults,
+        }
     }
 }
 
-struct Dice(ChaCha8Rng);
+struct Dice(ChaCha8Rng, Ends);
 
 impl Dice {
     fn chance(&mut self, probability: f64) -> bool {
@@ -157,7 +194,7 @@ impl Dice {
     }
 
     fn node(&mut self) -> usize {
-        self.0.random_range(0..NODES)
+        self.0.random_range(0..self.1.nodes)
     }
 
     /// The leader, more often than chance would have it.
@@ -177,9 +214,10 @@ impl Dice {
         }
     }
 
-    fn hit(&mut self, kind: usize) -> Hit {
+    fn hit(&mut self, kind: usize, rots: bool) -> Hit {
         let victim = self.victim();
         match kind {
+            13.. => self.later_hit(kind, victim, rots),
             0 => Hit::Crash {
                 victim,
                 kills: false,
@@ -192,7 +230,7 @@ impl Dice {
             },
             2 => self.power_cut(),
             3 => Hit::Partition {
-                sides: End::all().map(|_| self.chance(0.5)).collect(),
+                sides: self.sides(),
                 one_way: self.chance(0.2),
                 lasts: self.cut(),
             },
@@ -205,7 +243,7 @@ impl Dice {
             },
             5 => Hit::Cut {
                 from: self.node(),
-                to: self.0.random_range(0..NODES + CLIENTS),
+                to: self.0.random_range(0..self.1.nodes + self.1.clients),
                 both: self.chance(0.5),
                 lasts: self.cut(),
             },
@@ -225,13 +263,13 @@ impl Dice {
             },
             10 => Hit::Strand {
                 nodes: (self.node(), self.node()),
-                client: self.0.random_range(0..CLIENTS),
+                client: self.0.random_range(0..self.1.clients),
                 lasts: self.ms(6_000, 12_000),
             },
             11 => Hit::StrandMembers {
                 back: self.0.random_range(0..5),
                 spared: self.0.random_range(0..3),
-                client: self.0.random_range(0..CLIENTS),
+                client: self.0.random_range(0..self.1.clients),
                 lasts: self.ms(4_000, 10_000),
             },
             _ => Hit::FailSync {
@@ -241,10 +279,55 @@ impl Dice {
         }
     }
 
+    fn later_hit(&mut self, kind: usize, victim: Victim, rots: bool) -> Hit {
+        match kind {
+            13 => Hit::SlowPushes {
+                slow: SlowPushes {
+                    client: self.0.random_range(0..self.1.clients),
+                    extra_us: self.0.random_range(50_000..4_000_000),
+                    lost: if self.chance(0.3) { 0.3 } else { 0.0 },
+                },
+                lasts: self.ms(1_000, 6_000),
+            },
+            14 if rots => Hit::Rot {
+                file: self.0.random_range(0..1000),
+                at: self.0.random_range(0..1000),
+                unreadable: self.chance(0.3),
+            },
+            14 => Hit::Wipe {
+                victim,
+                all: self.chance(0.3),
+                lasts: self.ms(100, 3_000),
+            },
+            15 => Hit::Garble {
+                share: [0.01, 0.1, 0.5][self.0.random_range(0..3)],
+                lasts: self.ms(500, 5_000),
+            },
+            16 => Hit::Fill {
+                victim,
+                lasts: self.ms(500, 5_000),
+            },
+            17 => Hit::ClientDies {
+                client: self.0.random_range(0..self.1.clients),
+                lasts: self.ms(50, 6_000),
+            },
+            _ => Hit::Drain {
+                node: self.node(),
+                lasts: self.ms(500, 8_000),
+            },
+        }
+    }
+
+    fn sides(&mut self) -> Vec<u8> {
+        let groups = if self.chance(0.3) { 3 } else { 2 };
+        let ends = self.1.nodes + self.1.clients;
+        (0..ends).map(|_| self.0.random_range(0..groups)).collect()
+    }
+
     fn power_cut(&mut self) -> Hit {
         let share = if self.chance(0.5) { 1.0 } else { 0.6 };
         let mut nodes = Vec::new();
-        for node in 0..NODES {
+        for node in 0..self.1.nodes {
             if self.chance(share) {
                 nodes.push((node, self.ms(50, 2_500)));
             }
@@ -257,7 +340,7 @@ impl Dice {
         let victim = self.node();
         let share = if self.chance(0.5) { 0.0 } else { 0.7 };
         let mut disks = Vec::new();
-        for node in 0..NODES {
+        for node in 0..self.1.nodes {
             if node == victim || self.chance(share) {
                 disks.push((node, self.0.random_range(3..80)));
             }
@@ -275,7 +358,8 @@ mod tests {
     fn a_seed_plans_the_same_faults_each_time_and_all_of_them_within_chaos() {
         let mut most = 0;
         for seed in 0..200 {
-            let (one, other) = (FaultPlan::draw(seed), FaultPlan::draw(seed));
+            let settings = Settings::new(seed);
+            let (one, other) = (FaultPlan::draw(&settings), FaultPlan::draw(&settings));
             assert_eq!(format!("{one:?}"), format!("{other:?}"));
             assert!(one.faults.iter().all(|fault| fault.at < one.chaos));
             most = most.max(one.faults.len());

@@ -1,11 +1,11 @@
 //! The nemesis: makes the planned faults happen, and ends them.
 use super::fabric::Ev;
 use super::fault_plan::{FaultPlan, Hit, Victim};
-use super::network::{End, NODES};
+use super::network::End;
 use super::node::NodeTimer;
-use super::settings::{Settings, node_id, store_id};
+use super::settings::{Settings, node_id};
 use super::world::World;
-use dfs_core::types::ChunkNo;
+use dfs_core::types::{ChunkNo, OpId};
 use dfs_core::wire::node::MemberState;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,6 +21,16 @@ pub(super) enum Fault {
     Uncut(u64),
     DiskWell(usize),
     NetWell,
+    /// Gossip says what is true of a node that runs.
+    Truth(usize),
+    PushesWell,
+    GarbleWell,
+    /// There is room again on a node's device.
+    Unfill(usize),
+    /// A client begins anew.
+    ClientBack(usize),
+    /// A node is no longer to be emptied.
+    Undrain(usize),
     /// A broken store is noticed and its daemon restarted.
     Replace(usize),
 }
@@ -32,14 +42,17 @@ pub(super) struct Nemesis {
     /// Faults left out.
     without: BTreeSet<usize>,
     cuts: u64,
+    /// Puts that the last wipe found undecided: one of their copies may be gone.
+    pub undecided: Vec<OpId>,
 }
 
 impl Nemesis {
     pub fn new(settings: &Settings) -> Self {
         Self {
-            plan: FaultPlan::draw(settings.seed),
+            plan: FaultPlan::draw(settings),
             without: settings.without.clone(),
             cuts: 0,
+            undecided: Vec::new(),
         }
     }
 }
@@ -59,7 +72,7 @@ impl World {
             Fault::Planned(number) if self.is_chaos() => {
                 let hit = self.nemesis.plan.faults[number].hit.clone();
                 self.say(format_args!("fault {number}: {hit:?}"));
-                self.strike(hit);
+                self.strike(number, hit);
             }
             Fault::Planned(_) => {}
             Fault::Start(node) => self.start_node(node),
@@ -75,7 +88,15 @@ impl World {
                 }
             }
             Fault::DiskWell(node) => self.nodes[node].disk_slow = 1,
+            Fault::Truth(node) if self.nodes[node].daemon.is_some() => {
+                self.rumour(node, MemberState::Alive);
+            }
+            Fault::Truth(_) => {}
+            Fault::PushesWell => self.fx.net.slow_pushes = None,
             Fault::NetWell => self.fx.net.slow = None,
+            Fault::GarbleWell | Fault::Unfill(_) | Fault::ClientBack(_) | Fault::Undrain(_) => {
+                self.on_loss_end(&fault)
+            }
             Fault::Replace(node) => {
                 let daemon = self.nodes[node].daemon.as_ref();
                 if daemon.is_some_and(|d| d.replica.failure().is_some()) {
@@ -87,13 +108,19 @@ impl World {
         }
     }
 
-    fn who(&self, victim: Victim) -> usize {
+    pub(super) fn who(&self, victim: Victim) -> usize {
         let leader = self.leader().filter(|_| victim.or_leader);
         leader.unwrap_or(victim.node)
     }
 
-    fn strike(&mut self, hit: Hit) {
+    fn strike(&mut self, number: usize, hit: Hit) {
         match hit {
+            Hit::Wipe { .. }
+            | Hit::Rot { .. }
+            | Hit::Garble { .. }
+            | Hit::Fill { .. }
+            | Hit::ClientDies { .. }
+            | Hit::Drain { .. } => self.strike_losses(number, hit),
             Hit::Crash {
                 victim,
                 kills,
@@ -125,6 +152,10 @@ impl World {
                 self.nodes[node].fail_sync();
                 self.fx.after(lasts, Ev::Fault(Fault::Replace(node)));
             }
+            Hit::SlowPushes { slow, lasts } => {
+                self.fx.net.slow_pushes = Some(slow);
+                self.fx.after(lasts, Ev::Fault(Fault::PushesWell));
+            }
             of_the_network => self.strike_network(of_the_network),
         }
     }
@@ -155,7 +186,7 @@ impl World {
                 both,
                 lasts,
             } => {
-                let ends: Vec<End> = End::all().collect();
+                let ends: Vec<End> = self.fx.net.ends.all().collect();
                 self.fx.net.set_cut(ends[from], ends[to], true);
                 self.fx.net.set_cut(ends[to], ends[from], both);
                 self.uncut_after(lasts);
@@ -183,12 +214,7 @@ impl World {
                     self.strand(nodes, client, lasts);
                 }
             }
-            Hit::Crash { .. }
-            | Hit::PowerCut { .. }
-            | Hit::Pause { .. }
-            | Hit::SlowDisks { .. }
-            | Hit::StepClock { .. }
-            | Hit::FailSync { .. } => unreachable!("it is of a node"),
+            _ => unreachable!("it is of no network"),
         }
     }
 
@@ -214,7 +240,7 @@ impl World {
 
     /// Gossip tells everybody, each in its time; now and then it is wrong for a while.
     fn rumour(&mut self, about: usize, state: MemberState) {
-        for node in 0..NODES {
+        for node in 0..self.nodes.len() {
             let run = self.nodes[node].run;
             let timer = NodeTimer::Member(node_id(about), state);
             let pause = self.fx.ms(300, 2_000);
@@ -226,11 +252,12 @@ impl World {
         }
     }
 
-    fn partition(&mut self, sides: &[bool], one_way: bool) {
-        for a in End::all() {
-            for b in End::all() {
-                let (left, right) = (sides[a.number()], sides[b.number()]);
-                if left != right && (!one_way || left) {
+    fn partition(&mut self, sides: &[u8], one_way: bool) {
+        let ends = self.fx.net.ends.all().zip(sides);
+        let ends: Vec<(End, u8)> = ends.map(|(end, side)| (end, *side)).collect();
+        for (a, left) in ends.clone() {
+            for (b, right) in ends.clone() {
+                if left != right && (!one_way || left == 0) {
                     self.fx.net.set_cut(a, b, true);
                 }
             }
@@ -238,7 +265,7 @@ impl World {
     }
 
     fn isolate(&mut self, node: usize, (to, from): (bool, bool), clients: bool) {
-        for other in End::all() {
+        for other in self.fx.net.ends.all() {
             if matches!(other, End::Node(_)) || clients {
                 self.fx.net.set_cut(other, End::Node(node), to);
                 self.fx.net.set_cut(End::Node(node), other, from);
@@ -249,8 +276,8 @@ impl World {
     fn strand(&mut self, (a, b): (usize, usize), client: usize, lasts: Duration) {
         let is_in =
             |end: End| end == End::Client(client) || end == End::Node(a) || end == End::Node(b);
-        for x in End::all() {
-            for y in End::all() {
+        for x in self.fx.net.ends.all() {
+            for y in self.fx.net.ends.all() {
                 if is_in(x) != is_in(y) {
                     self.fx.net.set_cut(x, y, true);
                 }
@@ -269,7 +296,10 @@ impl World {
         if spared < members.len() {
             members.remove(spared);
         }
-        let node = |at: usize| (0..NODES).find(|node| members.get(at) == Some(&store_id(*node)));
+        let nodes = &self.nodes;
+        let node = |at: usize| {
+            (0..nodes.len()).find(|node| members.get(at) == Some(&nodes[*node].store()))
+        };
         Some((node(0)?, node(1)?))
     }
 
@@ -284,7 +314,8 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.fx.net.calm();
         self.fx.release_held();
-        for node in 0..NODES {
+        self.heal_losses();
+        for node in 0..self.nodes.len() {
             self.nodes[node].disk_slow = 1;
             self.nodes[node].disk.spare_next_sync();
             self.nodes[node].resume(&mut self.fx);
@@ -295,6 +326,9 @@ impl World {
                 self.fx.after(pause, Ev::Fault(Fault::Start(node)));
                 self.fx.after(pause, Ev::Fault(Fault::Replace(node)));
             }
+            // Rumours overtake each other, but gossip ends with what is so.
+            self.fx
+                .after(Duration::from_secs(9), Ev::Fault(Fault::Truth(node)));
         }
     }
 }

@@ -4,8 +4,6 @@
 //! Otherwise a reader with an old map could be told that an old revision is the newest. The stores
 //! are asked as readers ask them, over the path that requests take, at the moments at which the
 //! leader has applied a new map, and now and then.
-use super::network::NODES;
-use super::settings::store_id;
 use super::world::World;
 use dfs_core::types::{ChunkNo, Epoch, Ino, LogIndex, PgId, PgPhase, StoreId, pg_of};
 use dfs_core::wire::replica::StampRequest;
@@ -74,9 +72,13 @@ impl World {
         let at_home = |ino: &Ino| pg_of(*ino, ChunkNo::HOME, pgs) == pg;
         let ino = (2..).map(Ino).find(at_home).expect("each group is a home");
         let wanted = StampRequest { ino, pg, epoch };
-        (0..NODES)
-            .filter(|node| members.contains(&store_id(*node)))
-            .filter(|node| self.nodes[*node].answers_stamp(wanted, &mut self.fx))
+        let asked = self.nodes.iter_mut();
+        asked
+            .filter(|node| members.contains(&node.store()))
+            .filter_map(|node| {
+                node.answers_stamp(wanted, &mut self.fx)
+                    .then_some(node.index)
+            })
             .collect()
     }
 }

@@ -35,6 +35,11 @@ impl Counts {
             ("changes of the leader", self.leaders, 130),
             ("sessions lost", self.sessions_lost, 30),
             ("placement epochs", self.epochs, 400),
+            ("wiped stores", self.wipes, 5),
+            ("objects that rotted", self.rotten, 8),
+            ("deaths of clients", self.deaths, 25),
+            ("moves of directories", self.moves, 170),
+            ("versions at the end", self.versions, 300),
         ];
         let short = floors
             .iter()
@@ -76,6 +81,11 @@ mod tests {
             leaders: 544,
             sessions_lost: 148,
             epochs: 1838,
+            wipes: 20,
+            rotten: 40,
+            deaths: 114,
+            moves: 700,
+            versions: 1200,
             undecided: 2,
             ..nothing
         };

@@ -146,6 +146,8 @@ impl Client {
                         None => self.ask_map(worker, cx),
                     }
                 }
+                // Stores see to what they find damaged as they read it.
+                GetAction::Report { .. } if cx.fx.is_harmed => {}
                 GetAction::Report { store, object } => {
                     cx.fx
                         .fail(format!("store {store} has damaged bytes of {object}"));
@@ -324,7 +326,11 @@ impl Client {
                 cx.oracle.counts.gets_failed += 1;
                 let is_refused = matches!(&e, GetError::Refused(e)
                     if is_fair(e.code) && !cx.oracle.readings.is_listed(ino));
-                let is_lost = matches!(&e, GetError::Corrupt { .. } | GetError::Missing { .. });
+                let is_lost = match &e {
+                    GetError::Corrupt { .. } => !cx.fx.is_harmed,
+                    GetError::Missing { .. } => true,
+                    _ => false,
+                };
                 if is_lost || (job.must_work && !is_refused) {
                     cx.fx.fail(format!("get of inode {ino} failed: {e}"));
                 }

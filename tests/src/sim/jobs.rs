@@ -3,8 +3,9 @@ use super::answers::{answered, create, is_fair, keys_of, mutated, mutation, quer
 use super::asks::{AskError, Owner, Purpose, What};
 use super::client::{CachedName, CallKind, Client, ClientTimer, Cx};
 use super::gets::GetJob;
-use super::linear::{NameAnswer, NameOp, dir_of};
+use super::linear::{DIRS, NameAnswer, NameOp, dir_of};
 use super::puts::PutJob;
+use super::tree::{MOVING, TreeJob, name_of_moving};
 use super::workload::{self, Task};
 use bytes::Bytes;
 use dfs_core::types::{FileKind, Ino, Name, OpId, PgMap, StoreId, Time};
@@ -24,6 +25,8 @@ pub(super) enum Job {
     Name(NameJob),
     Put(Box<PutJob>),
     Get(Box<GetJob>),
+    /// Moves a directory into another one.
+    Tree(TreeJob),
 }
 
 /// A namespace operation.
@@ -58,6 +61,24 @@ impl Client {
         self.later(pause, ClientTimer::Next(worker), cx.fx);
     }
 
+    /// Nobody is there any more to hear what becomes of what the workers were at.
+    pub(super) fn leave_jobs(&mut self, cx: &mut Cx<'_>) {
+        for worker in 0..self.jobs.len() {
+            self.job_numbers[worker] += 1;
+            match std::mem::replace(&mut self.jobs[worker], Job::Idle) {
+                Job::Name(job) => {
+                    let answer = match job.mutation {
+                        Some(_) => NameAnswer::Unknown,
+                        None => NameAnswer::Never,
+                    };
+                    cx.oracle.names.end(job.number, answer);
+                }
+                Job::Put(job) => job.leave(cx),
+                Job::Idle | Job::MakeDirs(_) | Job::Get(_) | Job::Tree(_) => {}
+            }
+        }
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.jobs.iter().all(|job| matches!(job, Job::Idle))
     }
@@ -82,6 +103,7 @@ impl Client {
             Task::List(dir) => self.begin_name(worker, NameOp::List { dir }, cx),
             Task::Put(ino, shape) => self.begin_put(worker, ino, shape, cx),
             Task::Get(ino) => self.begin_get(worker, ino, cx),
+            Task::Move => self.begin_move(worker, cx),
             Task::Nothing => self.end_job(worker, cx),
         }
     }
@@ -90,13 +112,12 @@ impl Client {
     pub(super) fn make_dirs(&mut self, cx: &mut Cx<'_>) {
         let op = self.begin_op();
         self.begin_job(0, Job::MakeDirs(Some(op)));
-        let name = format!("d{}", cx.oracle.dirs.len());
-        let body = create(
-            Ino::ROOT,
-            Name::new(name).expect("a plain name"),
-            FileKind::Dir,
-            true,
-        );
+        let made = cx.oracle.dirs.len();
+        let name = match made < DIRS {
+            true => Name::new(format!("d{made}")).expect("a plain name"),
+            false => name_of_moving(cx.oracle.moving.len()),
+        };
+        let body = create(Ino::ROOT, name, FileKind::Dir, true);
         let owner = self.owner(0, Purpose::Whole);
         self.ask(owner, What::Mutate(op, body), META, cx);
     }
@@ -184,6 +205,7 @@ impl Client {
             Job::Name(job) => self.name_answered(worker, job, result, is_cacheable, cx),
             Job::Put(job) => self.put_answered(worker, job, purpose, result, cx),
             Job::Get(job) => self.get_answered(worker, job, purpose, result, cx),
+            Job::Tree(job) => self.move_answered(worker, job, result, cx),
         }
     }
 
@@ -198,8 +220,11 @@ impl Client {
         }
         match result {
             Ok(MasterResponse::Mutated(MutationOk::Entry { attr, .. })) => {
-                cx.oracle.dirs.push(attr.ino);
-                if cx.oracle.dirs.len() < super::linear::DIRS {
+                match cx.oracle.dirs.len() < DIRS {
+                    true => cx.oracle.dirs.push(attr.ino),
+                    false => cx.oracle.moving.push(attr.ino),
+                }
+                if cx.oracle.moving.len() < MOVING {
                     self.make_dirs(cx);
                 }
             }

@@ -8,17 +8,17 @@ use super::trace::Trace;
 use bytes::Bytes;
 use dfs_core::types::Time;
 use dfs_core::wire::{Push, Request, Response, WireError};
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Daemons.
-pub(super) const NODES: usize = 5;
-/// Clients.
-pub(super) const CLIENTS: usize = 2;
-const ENDS: usize = NODES + CLIENTS;
+/// Daemons at most.
+pub(super) const NODES_MAX: usize = 7;
+/// Clients at most.
+const CLIENTS_MAX: usize = 3;
+const ENDS: usize = NODES_MAX + CLIENTS_MAX;
 /// Directed pairs of ends.
 pub(super) const NET_LANES: usize = ENDS * ENDS;
 
@@ -33,14 +33,44 @@ impl End {
     pub fn number(self) -> usize {
         match self {
             Self::Node(i) => i,
-            Self::Client(i) => NODES + i,
+            Self::Client(i) => NODES_MAX + i,
+        }
+    }
+}
+
+/// How many take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub nodes: usize,
+    pub clients: usize,
+}
+
+impl Ends {
+    /// Of a run that is not about who takes part.
+    pub const USUAL: Self = Self {
+        nodes: 5,
+        clients: 2,
+    };
+
+    /// As a seed has it: three nodes, so that none is to spare, to seven.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xe4d5);
+        Self {
+            nodes: [3, 4, 5, 5, 5, 6, NODES_MAX][rng.random_range(0..7)],
+            clients: [1, 2, 2, CLIENTS_MAX][rng.random_range(0..4)],
         }
     }
 
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..NODES)
-            .map(Self::Node)
-            .chain((0..CLIENTS).map(Self::Client))
+    /// For a small run.
+    pub fn draw_few(seed: u64) -> Self {
+        let nodes = 3 + usize::from(!seed.is_multiple_of(3));
+        let clients = 1 + usize::from(!seed.is_multiple_of(4));
+        Self { nodes, clients }
+    }
+
+    pub fn all(self) -> impl Iterator<Item = End> {
+        let clients = (0..self.clients).map(End::Client);
+        (0..self.nodes).map(End::Node).chain(clients)
     }
 }
 
@@ -120,9 +150,20 @@ impl Conn {
     }
 }
 
+/// Pushes to one client stay in a full buffer for a while, or their connection breaks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SlowPushes {
+    pub client: usize,
+    /// Microseconds at most.
+    pub extra_us: u64,
+    /// Share that is lost, and the connection with it.
+    pub lost: f64,
+}
+
 /// How the network is now.
 #[derive(Debug)]
 pub(super) struct Net {
+    pub ends: Ends,
     /// Usual one-way delay, in microseconds.
     pub delay_us: (u64, u64),
     /// Share of packets that take much longer.
@@ -131,8 +172,12 @@ pub(super) struct Net {
     pub loss: f64,
     /// Share of loose packets that arrive twice.
     pub repeat: f64,
+    /// Share of loose packets with an object's bytes of which a bit flips.
+    pub garble: f64,
     /// Extra delay of everything to or from one end.
     pub slow: Option<(End, u64)>,
+    /// What the leader tells one client unasked, and all behind it, comes late.
+    pub slow_pushes: Option<SlowPushes>,
     cut: [bool; NET_LANES],
     held: BTreeMap<usize, Vec<Ev>>,
 }
@@ -143,10 +188,11 @@ fn lane(from: End, to: End) -> usize {
 
 impl Net {
     /// A network with the habits that the generator chooses.
-    pub fn draw(rng: &mut ChaCha8Rng) -> Self {
+    pub fn draw(ends: Ends, rng: &mut ChaCha8Rng) -> Self {
         let lossy = rng.random_bool(0.5);
         let base = rng.random_range(50..400);
         Self {
+            ends,
             delay_us: (base, base * rng.random_range(2..20)),
             tail: if rng.random_bool(0.5) { 0.01 } else { 0.0 },
             loss: if lossy {
@@ -155,7 +201,9 @@ impl Net {
                 0.0
             },
             repeat: if rng.random_bool(0.5) { 0.05 } else { 0.0 },
+            garble: 0.0,
             slow: None,
+            slow_pushes: None,
             cut: [false; NET_LANES],
             held: BTreeMap::new(),
         }
@@ -164,6 +212,7 @@ impl Net {
     /// From now on nothing goes wrong.
     pub fn calm(&mut self) {
         (self.tail, self.loss, self.repeat, self.slow) = (0.0, 0.0, 0.0, None);
+        self.slow_pushes = None;
         self.cut = [false; NET_LANES];
     }
 
@@ -206,6 +255,12 @@ impl Net {
                 ..
             }
         )
+    }
+
+    /// What happens to pushes on this way now.
+    pub fn slow_pushes_to(&self, to: End) -> Option<SlowPushes> {
+        self.slow_pushes
+            .filter(|slow| to == End::Client(slow.client))
     }
 
     pub fn delay(&self, from: End, to: End, rng: &mut ChaCha8Rng) -> Duration {

@@ -3,6 +3,7 @@
 //! A crash loses what the disk may lose ([`SimDisk::crash`]) and everything in memory; the tables'
 //! bases ([`MemBase`]) stand for transactions that are durable or not there. A start goes through
 //! the real recovery: log, tables, journal.
+use super::bugs::Bug;
 use super::clock::Clock;
 use super::daemon::Daemon;
 use super::fabric::{Ev, Fabric};
@@ -11,8 +12,8 @@ use super::planted::{Planted, tamper_with_rows};
 use super::settings::{Plan, addr_of, node_id, store_id};
 use dfs_core::consensus::{HardState, RaftLog, SnapshotMeta};
 use dfs_core::replica::VotingNow;
-use dfs_core::store::{MemBase, ObjectStore, SimDisk, StoreMeta};
-use dfs_core::types::{Incarnation, NodeId, RaftId};
+use dfs_core::store::{Disk, DiskError, MemBase, ObjectStore, SimDisk, StoreMeta};
+use dfs_core::types::{Incarnation, NodeId, RaftId, StoreId};
 use dfs_core::wire::master::Voting;
 use dfs_core::wire::node::MemberState;
 use dfs_core::wire::rpc::ConnId;
@@ -43,6 +44,19 @@ pub(super) enum NodeTimer {
     Member(NodeId, MemberState),
 }
 
+/// Copies the files whose paths begin so, durably.
+fn copy_files(from: &SimDisk, to: &SimDisk, prefix: &str) -> Result<(), DiskError> {
+    for path in from.paths(prefix) {
+        let file = from.open(&path, false)?;
+        let len = usize::try_from(file.len()?).expect("a simulated file fits memory");
+        let copy = to.open(&path, true)?;
+        copy.write_at(0, &file.read_at(0, len)?)?;
+        copy.sync_data()?;
+        to.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir))?;
+    }
+    Ok(())
+}
+
 /// See the [module docs](self).
 pub(super) struct Node {
     pub index: usize,
@@ -67,6 +81,8 @@ pub(super) struct Node {
     master_bases: BTreeMap<RaftId, MemBase>,
     store_base: MemBase,
     meta: StoreMeta,
+    /// Stores it had before.
+    wipes: u64,
     incarnation: Incarnation,
     had_sync_failure: bool,
     pub planted: Planted,
@@ -77,7 +93,7 @@ pub(super) struct Node {
 impl Node {
     pub fn new(index: usize, plan: Arc<Plan>, fx: &mut Fabric) -> Self {
         let disk = SimDisk::new();
-        let meta = StoreMeta::open_or_create(&disk, plan.cluster, store_id(index));
+        let meta = StoreMeta::open_or_create(&disk, plan.cluster, store_id(index, 0));
         let (meta, _) = meta.expect("an empty disk takes a store");
         Self {
             index,
@@ -95,6 +111,7 @@ impl Node {
             master_bases: BTreeMap::new(),
             store_base: MemBase::new(),
             meta,
+            wipes: 0,
             incarnation: Incarnation(0),
             had_sync_failure: false,
             planted: Planted::default(),
@@ -104,6 +121,35 @@ impl Node {
 
     pub fn end(&self) -> End {
         End::Node(self.index)
+    }
+
+    /// The store that it has now.
+    pub fn store(&self) -> StoreId {
+        self.meta.store
+    }
+
+    /// Empties its store while it is down, and with `all` the rest of its disk.
+    pub fn wipe(&mut self, all: bool) {
+        assert!(self.daemon.is_none(), "it is down");
+        self.had_sync_failure = false;
+        self.disk.spare_next_sync();
+        let disk = SimDisk::new();
+        if !all {
+            copy_files(&self.disk, &disk, "raft-").expect("no failure is planned");
+        }
+        self.disk = disk;
+        if all {
+            self.raft_id = None;
+            self.master_bases.clear();
+            self.voting.set(Voting::No);
+        }
+        if !self.plan.has(Bug::WipedStoreKeepsItsId) {
+            self.wipes += 1;
+        }
+        self.store_base = MemBase::new();
+        let fresh = store_id(self.index, self.wipes);
+        let meta = StoreMeta::open_or_create(&self.disk, self.plan.cluster, fresh);
+        (self.meta, _) = meta.expect("an empty disk takes a store");
     }
 
     /// Makes the log of a Raft member on this disk.
@@ -132,6 +178,8 @@ impl Node {
         if self.daemon.is_some() {
             return;
         }
+        // The ballast that a daemon gives up then is not simulated.
+        self.disk.set_capacity(None);
         self.run += 1;
         self.is_paused = false;
         self.inbox.clear();
@@ -167,7 +215,11 @@ impl Node {
         let opened = ObjectStore::open(disk, base, &self.meta, self.plan.store_options());
         let (mut store, mut writer) = opened.map_err(|e| format!("store: {e}"))?;
         tamper_with_rows(&self.plan, &mut store, &mut writer)?;
-        let mut config = self.plan.replica_config(self.index, self.incarnation);
+        let mut config = {
+            let store = self.meta.store;
+            self.plan
+                .replica_config(self.index, store, self.incarnation)
+        };
         config.voting = self.voting.clone();
         let mut daemon = Daemon::new(config, self.clock.local(fx.now), store, writer)?;
         if let Some(id) = self.raft_id {

@@ -4,7 +4,7 @@
 //! known: some node is asked, who will know or not. A call that got no answer ends as unknown.
 use super::daemon::{Caller, OutCall};
 use super::fabric::{Ev, Fabric, Fetched};
-use super::network::{NODES, Packet};
+use super::network::Packet;
 use super::node::{Node, NodeTimer};
 use super::node_work::join;
 use super::settings::{addr_of, node_at};
@@ -46,7 +46,7 @@ impl Node {
     pub(super) fn attempt(&mut self, id: u64, fx: &mut Fabric) {
         let new_id = fx.id();
         let (run, me) = (self.run, self.end());
-        let any = fx.pick(NODES);
+        let any = fx.pick(fx.net.ends.nodes);
         let Some(daemon) = self.daemon.as_mut() else {
             return;
         };

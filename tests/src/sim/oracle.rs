@@ -4,6 +4,7 @@
 //! it began; the bytes are those that the named put wrote; a revision has one put, a put one
 //! revision; what was reported as not applied is never seen. At the end, when all is known, contents are
 //! checked ([`super::contents`]).
+use super::leases::Leases;
 use super::linear::History;
 use super::reading::Readings;
 use bytes::Bytes;
@@ -122,6 +123,16 @@ pub struct Counts {
     pub epochs: u64,
     /// Histories too long for a verdict.
     pub undecided: u64,
+    /// Stores wiped.
+    pub wipes: u64,
+    /// Objects of which a byte rotted.
+    pub rotten: u64,
+    /// Clients that died.
+    pub deaths: u64,
+    /// Directories moved.
+    pub moves: u64,
+    /// Versions that files had at the end.
+    pub versions: u64,
 }
 
 impl Counts {
@@ -142,6 +153,11 @@ impl Counts {
         self.sessions_lost += other.sessions_lost;
         self.epochs += other.epochs;
         self.undecided += other.undecided;
+        self.wipes += other.wipes;
+        self.rotten += other.rotten;
+        self.deaths += other.deaths;
+        self.moves += other.moves;
+        self.versions += other.versions;
     }
 }
 
@@ -149,9 +165,14 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     pub names: History,
+    pub leases: Leases,
     pub counts: Counts,
     /// Directories made for the run.
     pub dirs: Vec<Ino>,
+    /// Directories that move into one another.
+    pub moving: Vec<Ino>,
+    /// Space was short, so old versions may be gone.
+    pub may_forget: bool,
     /// Files that were created, newest last.
     pub created: Vec<Ino>,
     /// The workload goes on.

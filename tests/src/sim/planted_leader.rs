@@ -6,10 +6,10 @@ use super::planted::NOBODY;
 use super::settings::addr_of;
 use dfs_core::consensus::{RaftBody, RaftMessage};
 use dfs_core::master::leader::MasterEvent;
-use dfs_core::types::{LogIndex, PgPhase, RaftId};
-use dfs_core::wire::master::Heartbeat;
+use dfs_core::types::{Ino, LeaseSeq, LogIndex, PgPhase, RaftId};
+use dfs_core::wire::master::{Heartbeat, QueryAnswer};
 use dfs_core::wire::rpc::{ConnId, ReplyTo};
-use dfs_core::wire::{MasterRequest, Mutation, Push};
+use dfs_core::wire::{MasterRequest, Mutation, Push, Query};
 
 /// Added to the number of an op that is decided once more.
 const ANEW: u64 = 1 << 32;
@@ -39,6 +39,17 @@ impl Node {
                     op.seq += ANEW;
                 }
             }
+            (
+                Some(Bug::LeaderIgnoresLeases),
+                MasterRequest::Mutate {
+                    body: Mutation::Commit(commit),
+                    ..
+                },
+            ) => {
+                if let Some(lease) = self.lease_of(commit.ino) {
+                    commit.lease = lease;
+                }
+            }
             (Some(Bug::LeaderFencesOneTooFew), MasterRequest::Heartbeat(hb)) => {
                 self.planted.heartbeats.insert(hb.store, hb.clone());
                 if let Some(forged) = self.forged_fence(hb) {
@@ -53,6 +64,15 @@ impl Node {
                 self.planted.sessions.insert(from.conn, *client);
             }
             _ => {}
+        }
+    }
+
+    /// The present write lease of an inode.
+    fn lease_of(&self, ino: Ino) -> Option<LeaseSeq> {
+        let voter = self.daemon.as_ref()?.voter.as_ref()?;
+        match voter.master.state().query(&Query::GetAttr { ino }) {
+            Ok(QueryAnswer::Attr(attr)) => Some(attr.lease),
+            _ => None,
         }
     }
 

@@ -5,6 +5,7 @@ use super::asks::{AskError, Purpose, What};
 use super::bugs::Bug;
 use super::client::{CallKind, Client, Cx};
 use super::jobs::{Job, META};
+use super::leases::Leases;
 use super::oracle::{Fate, SLOT, Shape, bytes_of};
 use bytes::Bytes;
 use dfs_core::client::put::{
@@ -39,6 +40,31 @@ pub(super) struct PutJob {
     abandons: Vec<OpId>,
     acks: Acks,
     must_work: bool,
+    /// The newest lease that anybody had been told of when the commit was sent.
+    newest_lease: Option<LeaseSeq>,
+}
+
+impl PutJob {
+    /// Nobody will hear what becomes of it.
+    pub(super) fn leave(&self, cx: &mut Cx<'_>) {
+        if self.machine.is_some()
+            && let Err(what) = cx.oracle.put_ends(self.op, self.floor, Fate::Unknown)
+        {
+            cx.fx.fail(what);
+        }
+    }
+
+    /// What must be true of a put that is acknowledged.
+    fn check_done(&self, cx: &mut Cx<'_>) -> Result<(), String> {
+        let sums = self.objects.iter().zip(0u32..).map(|(bytes, index)| {
+            let len = u32::try_from(bytes.len()).expect("objects are short");
+            let sum = BlockSums::of(bytes).object_sum(len);
+            (ObjectId { op: self.op, index }, sum)
+        });
+        cx.fx.acknowledged.extend(sums);
+        let newest = self.newest_lease.unwrap_or(self.lease);
+        Leases::check(self.ino, self.lease, newest)
+    }
 }
 
 impl Client {
@@ -56,6 +82,7 @@ impl Client {
             abandons: Vec::new(),
             acks: Acks::default(),
             must_work: cx.oracle.must_work,
+            newest_lease: None,
         };
         let known = self.opens.get(&ino).copied().filter(|_| cx.fx.chance(0.6));
         self.begin_job(worker, Job::Put(Box::new(job)));
@@ -204,6 +231,8 @@ impl Client {
                     if let Err(what) = job.acks.check(&commit) {
                         cx.fx.fail(what);
                     }
+                    let newest = cx.oracle.leases.newest(job.ino);
+                    job.newest_lease.get_or_insert(newest);
                     let what = What::Mutate(job.op, Mutation::Commit(commit));
                     let owner = self.owner(worker, Purpose::Commit);
                     self.ask(owner, what, Duration::from_secs(3), cx);
@@ -289,6 +318,7 @@ impl Client {
             (Purpose::Open, Ok(MasterResponse::Opened { lease, layout, .. })) => {
                 let token = self.opens.get(&ino).map_or(token, |(_, token)| *token);
                 self.opens.insert(ino, (lease, token));
+                cx.oracle.leases.told(ino, lease);
                 if let Some(layout) = layout {
                     self.layouts.insert(ino, layout);
                 }
@@ -357,6 +387,9 @@ impl Client {
         }
         if result.is_ok() {
             cx.oracle.stale_leases.remove(&ino);
+            if let Err(what) = job.check_done(cx) {
+                cx.fx.fail(what);
+            }
         }
         if let Err(e) = &result {
             // The lease may be an old one: ask for it again next time.

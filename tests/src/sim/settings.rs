@@ -1,7 +1,8 @@
 //! Who takes part, and the settings of every machine in a simulation.
 use super::bugs::Bug;
 use super::failover::Failover;
-use super::network::NODES;
+use super::fault_plan::FaultPlan;
+use super::network::{Ends, NODES_MAX};
 use dfs_core::client::get::GetConfig;
 use dfs_core::client::put::PutConfig;
 use dfs_core::consensus::{LogConfig, LogId, RaftConfig};
@@ -12,6 +13,16 @@ use dfs_core::types::{ClusterId, Incarnation, NodeId, QuorumSizes, RaftId, Store
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// What takes part in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// The whole stack.
+    #[default]
+    All,
+    /// Puts, gets and repair: one group, one voter, few names. Small and fast.
+    Replication,
+}
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -24,6 +35,8 @@ pub struct Settings {
     pub prints: bool,
     /// Instead of chaos: one change of the cluster, and a leader lost in the middle of it.
     pub failover: Option<Failover>,
+    /// What takes part.
+    pub part: Part,
     /// Faults that are left out, by their numbers in the seed's plan.
     pub without: BTreeSet<usize>,
 }
@@ -38,6 +51,7 @@ impl Settings {
             bug: None,
             prints,
             failover: None,
+            part: Part::All,
             without: BTreeSet::new(),
         }
     }
@@ -60,6 +74,14 @@ impl Settings {
         }
     }
 
+    pub(super) fn ends(&self) -> Ends {
+        match (self.failover, self.part) {
+            (Some(_), _) => Ends::USUAL,
+            (None, Part::All) => Ends::draw(self.seed),
+            (None, Part::Replication) => Ends::draw_few(self.seed),
+        }
+    }
+
     /// The command that repeats this run.
     #[must_use]
     pub fn command(&self) -> String {
@@ -67,8 +89,15 @@ impl Settings {
         if let Some(failover) = self.failover {
             return format!("DFS_SEED={seed} cargo test -p dfs-tests --test failover # {failover}");
         }
-        let program = "cargo run --release -p dfs-tests --bin sim --";
-        let mut command = format!("{program} --seeds 1 --from {seed}");
+        let program = "cargo run --release -p dfs-tests --bin sim";
+        let features = match self.bug {
+            Some(bug) if bug.is_inside() => " --features planted",
+            _ => "",
+        };
+        let mut command = format!("{program}{features} -- --seeds 1 --from {seed}");
+        if self.part == Part::Replication {
+            command += " --part replication";
+        }
         if let Some(bug) = self.bug {
             command += &format!(" --bug {bug}");
         }
@@ -85,8 +114,14 @@ impl Settings {
 pub(super) struct Plan {
     pub seed: u64,
     pub bug: Option<Bug>,
+    pub ends: Ends,
     pub cluster: ClusterId,
     pub pgs: u16,
+    pub voters: u8,
+    /// [`Part::Replication`].
+    pub is_small: bool,
+    /// Bytes rot on one node.
+    pub rots: bool,
     /// Repair begins soon.
     pub is_hasty: bool,
     /// A short absence is no reason for repair.
@@ -101,16 +136,20 @@ pub(super) fn addr_of(index: usize) -> SocketAddr {
 
 /// The inverse of [`addr_of`].
 pub(super) fn node_at(addr: SocketAddr) -> Option<usize> {
-    (0..NODES).find(|i| addr_of(*i) == addr)
+    (0..NODES_MAX).find(|i| addr_of(*i) == addr)
 }
 
 pub(super) fn node_id(index: usize) -> NodeId {
     NodeId((index as u128 + 1) << 96)
 }
 
-pub(super) fn store_id(index: usize) -> StoreId {
-    StoreId((index as u128 + 1) << 96 | 0xd15c)
+/// The store of a node that was wiped so many times.
+pub(super) fn store_id(index: usize, wipes: u64) -> StoreId {
+    StoreId((index as u128 + 1) << 96 | u128::from(wipes) << 16 | 0xd15c)
 }
+
+/// Share of a device that no object may use.
+pub(super) const RESERVE_PERMILLE: u64 = 900;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -118,11 +157,16 @@ const fn ms(n: u64) -> Duration {
 
 impl Plan {
     pub fn new(settings: &Settings) -> Self {
+        let is_small = settings.part == Part::Replication;
         Self {
             seed: settings.seed,
             bug: settings.bug,
+            ends: settings.ends(),
             cluster: ClusterId(0xdf5),
-            pgs: 8,
+            pgs: if is_small { 1 } else { 8 },
+            voters: if is_small { 1 } else { 3 },
+            is_small,
+            rots: settings.failover.is_none() && FaultPlan::draw(settings).rots_on.is_some(),
             is_hasty: settings.seed.is_multiple_of(2) && settings.failover.is_none(),
             is_patient: settings.failover.is_some(),
         }
@@ -174,7 +218,7 @@ impl Plan {
             cluster: self.cluster,
             quorum,
             pgs: self.pgs,
-            voters: 3,
+            voters: self.voters,
         }
     }
 
@@ -182,18 +226,29 @@ impl Plan {
         StoreOptions {
             flush_bytes: 64 << 10,
             segment_bytes: 16 << 10,
+            // So much room is left for the rest on a device that is full of objects.
+            reserve_permille: RESERVE_PERMILLE,
             ..StoreOptions::default()
         }
     }
 
-    pub fn replica_config(&self, index: usize, incarnation: Incarnation) -> ReplicaConfig {
-        let (store, node) = (store_id(index), node_id(index));
+    pub fn replica_config(
+        &self,
+        index: usize,
+        store: StoreId,
+        incarnation: Incarnation,
+    ) -> ReplicaConfig {
+        let node = node_id(index);
         let mut config = ReplicaConfig::new(store, node, incarnation, addr_of(index));
         config.device = index as u64 + 1;
         config.old_mark_age = ms(2000);
         config.heal_delay = ms(500);
         config.listing_rows = 5;
         config.quarantine = ms(3000);
+        if self.rots {
+            config.scrub_delay = ms(500);
+            config.scrub_period = ms(6000);
+        }
         config
     }
 

@@ -34,6 +34,11 @@ fn states(nodes: &[Node], leader: usize) -> Result<Vec<(usize, &State)>, String>
     members.iter().map(|member| state_of(*member)).collect()
 }
 
+/// Each member of the group that this node leads runs.
+pub(super) fn do_all_run(nodes: &[Node], leader: usize) -> bool {
+    states(nodes, leader).is_ok()
+}
+
 /// Why the members cannot be compared yet; empty when they can.
 pub(super) fn disorder_of_voters(nodes: &[Node], leader: usize) -> String {
     let states = match states(nodes, leader) {

@@ -13,6 +13,8 @@ pub(super) enum Task {
     List(usize),
     Put(Ino, Shape),
     Get(Ino),
+    /// A directory into another one.
+    Move,
     Nothing,
 }
 
@@ -26,11 +28,33 @@ pub(super) fn next(client: &Client, cx: &mut Cx<'_>) -> Task {
             return Task::Get(*ino);
         }
     }
+    // Who hears late of changes is asked what it believes.
+    let is_deaf = cx.fx.net.slow_pushes_to(client.end()).is_some();
+    if is_deaf && !client.names.is_empty() && cx.fx.chance(0.6) {
+        let keys: Vec<Key> = client.names.keys().copied().collect();
+        let key = keys[cx.fx.pick(keys.len())];
+        return Task::Name(NameOp::Lookup { key });
+    }
+    let is_small = cx.plan.is_small;
+    // Only objects with files rot.
+    let long = if cx.plan.rots { 0.15 } else { 0.03 };
     let rng = &mut cx.fx.rng;
+    // Few names, and none that go, so that most of it is about bytes.
+    if is_small {
+        return match (rng.random_range(0..100), recent) {
+            (0..45, Some(ino)) if !client.is_putting(ino) => Task::Put(ino, shape(long, rng)),
+            (0..93, Some(ino)) => Task::Get(ino),
+            _ => Task::Name(NameOp::Create {
+                key: key(rng),
+                exclusive: true,
+            }),
+        };
+    }
     match (rng.random_range(0..100), recent) {
-        (0..35, Some(ino)) if !client.is_putting(ino) => Task::Put(ino, shape(rng)),
+        (0..35, Some(ino)) if !client.is_putting(ino) => Task::Put(ino, shape(long, rng)),
         (35..70, Some(ino)) => Task::Get(ino),
         (0..35, Some(_)) => Task::Nothing,
+        (97.., _) => Task::Move,
         _ => Task::Name(name_op(rng)),
     }
 }
@@ -74,10 +98,11 @@ fn name_op(rng: &mut ChaCha8Rng) -> NameOp {
     }
 }
 
-fn range(rng: &mut ChaCha8Rng) -> Range {
+/// `long` is the share of ranges that are long.
+fn range(long: f64, rng: &mut ChaCha8Rng) -> Range {
     let chunk = ChunkNo(rng.random_range(0..CHUNKS));
     // Above 64 KiB an object has a file of its own.
-    let is_long = rng.random_bool(0.03);
+    let is_long = rng.random_bool(long);
     let count = match is_long {
         true => rng.random_range(65..=SLOTS),
         false => rng.random_range(1..=6),
@@ -90,10 +115,10 @@ fn range(rng: &mut ChaCha8Rng) -> Range {
     }
 }
 
-fn shape(rng: &mut ChaCha8Rng) -> Shape {
-    let mut ranges = vec![range(rng)];
+fn shape(long: f64, rng: &mut ChaCha8Rng) -> Shape {
+    let mut ranges = vec![range(long, rng)];
     if rng.random_bool(0.2) {
-        let other = range(rng);
+        let other = range(long, rng);
         if other.chunk != ranges[0].chunk {
             ranges.push(other);
             ranges.sort_by_key(|range| range.chunk);

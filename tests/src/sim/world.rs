@@ -1,19 +1,23 @@
 //! One run: setup, chaos, healing with work that must succeed, quiet, audit.
 use super::client::{Client, ClientTimer, Cx, WORKERS};
+use super::copies::check_copies;
 use super::fabric::{Ev, Fabric};
 use super::failover::FailoverReport;
 use super::failover_watch::Watch;
 use super::faults::{Fault, Nemesis};
 use super::fences::Fences;
 use super::linear::DIRS;
-use super::network::{CLIENTS, End, NODES, Net, Packet};
+use super::network::{End, Net, Packet};
 use super::node::Node;
 use super::oracle::{Counts, Oracle};
+use super::progress::Progress;
 use super::reading::Stage;
 use super::settings::{Plan, Settings};
 use super::trace::Trace;
+use super::tree::{MOVING, check_tree};
+use super::versions::check_versions;
 use dfs_core::consensus::SnapshotMeta;
-use dfs_core::master::state::MasterState;
+use dfs_core::master::state::{MasterState, namespace};
 use dfs_core::store::LazyKv;
 use dfs_core::types::{PgPhase, RaftId, Time};
 use rand::SeedableRng;
@@ -25,7 +29,7 @@ use std::time::Duration;
 /// Between two looks at the conditions of a phase.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The cluster is there by then.
-const SETUP_MAX: Duration = Duration::from_secs(20);
+const SETUP_MAX: Duration = Duration::from_secs(60);
 /// From healing on: everything works after this.
 const RECOVERY: Duration = Duration::from_secs(14);
 /// And is in order after this.
@@ -70,12 +74,13 @@ pub(super) struct World {
     pub oracle: Oracle,
     pub nemesis: Nemesis,
     plan: Arc<Plan>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     phase: Phase,
     since: Time,
     /// All nodes were stopped and started at the end.
     was_restarted: bool,
     pub(super) fences: Fences,
+    progress: Progress,
     last_leader: Option<usize>,
     /// Why it is not quiet yet.
     pub(super) trouble: String,
@@ -85,13 +90,15 @@ pub(super) struct World {
 impl World {
     pub fn new(settings: &Settings) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(settings.seed ^ 0xd5f5);
-        let net = Net::draw(&mut rng);
-        let mut fx = Fabric::new(settings.seed, net, Trace::new(settings.prints));
         let plan = Arc::new(Plan::new(settings));
-        let nodes = (0..NODES)
+        let net = Net::draw(plan.ends, &mut rng);
+        let mut fx = Fabric::new(settings.seed, net, Trace::new(settings.prints));
+        let nodes = (0..plan.ends.nodes)
             .map(|i| Node::new(i, Arc::clone(&plan), &mut fx))
             .collect();
-        let clients = (0..CLIENTS).map(|i| Client::new(i, &mut fx)).collect();
+        let clients = (0..plan.ends.clients)
+            .map(|i| Client::new(i, &mut fx))
+            .collect();
         let nemesis = Nemesis::new(settings);
         let since = fx.now;
         Self {
@@ -105,6 +112,7 @@ impl World {
             since,
             was_restarted: false,
             fences: Fences::default(),
+            progress: Progress::default(),
             last_leader: None,
             trouble: String::new(),
             failover: settings.failover.map(Watch::new),
@@ -140,18 +148,49 @@ impl World {
                 self.dispatch(event);
                 self.watch_failover();
                 self.watch_fences();
+                self.watch_copies()?;
             }
         }
+    }
+
+    /// Looks at what has just been acknowledged. A store may be wiped between its own and the
+    /// cluster's word, and what was superseded meanwhile may be gone.
+    fn watch_copies(&mut self) -> Result<(), String> {
+        if self.fx.acknowledged.is_empty() {
+            return Ok(());
+        }
+        let mut objects = std::mem::take(&mut self.fx.acknowledged);
+        let state = self.leader().and_then(|leader| self.state_of(leader));
+        let Some(state) = state.filter(|_| !self.fx.is_harmed && self.oracle.counts.wipes == 0)
+        else {
+            return Ok(());
+        };
+        objects.retain(|(id, _)| namespace::is_referenced(state.kv(), *id) == Ok(true));
+        check_copies(&self.nodes, &objects, usize::from(state.map().quorum.w))
+    }
+
+    /// Looks at what must be true at any time.
+    fn check_progress(&mut self) -> Result<(), String> {
+        for node in &self.nodes {
+            self.progress.look(node)?;
+        }
+        if let Some(leader) = self.leader() {
+            self.progress.look_at_leader(&self.nodes[leader])?;
+            if let Some(state) = self.state_of(leader) {
+                check_tree(state, &self.oracle.moving)?;
+            }
+        }
+        Ok(())
     }
 
     fn set_up(&mut self) -> Result<(), String> {
         let first = SnapshotMeta::bootstrap([RaftId(1)]);
         self.nodes[0].found_voter(RaftId(1), &first)?;
         let late = self.failover.as_ref().and_then(Watch::late_node);
-        (0..NODES)
+        (0..self.nodes.len())
             .filter(|node| Some(*node) != late)
             .for_each(|node| self.nodes[node].start(&mut self.fx));
-        for client in 0..CLIENTS {
+        for client in 0..self.clients.len() {
             self.fx.after(
                 LOOK_EVERY,
                 Ev::Client {
@@ -193,7 +232,7 @@ impl World {
         }
     }
 
-    fn with_client(&mut self, client: usize, f: impl FnOnce(&mut Client, &mut Cx<'_>)) {
+    pub(super) fn with_client(&mut self, client: usize, f: impl FnOnce(&mut Client, &mut Cx<'_>)) {
         let (fx, oracle) = (&mut self.fx, &mut self.oracle);
         let plan = &self.plan;
         f(&mut self.clients[client], &mut Cx { fx, oracle, plan });
@@ -230,6 +269,7 @@ impl World {
         if self.is_chaos() {
             self.check_fences();
         }
+        self.check_progress()?;
         let is_over = self.is_chaos()
             && match self.failover {
                 Some(_) => self.failover_over(elapsed)?,
@@ -246,7 +286,7 @@ impl World {
                     self.disorder()
                 ));
             }
-            Phase::MakingDirs if self.oracle.dirs.len() == DIRS => self.begin_chaos(),
+            Phase::MakingDirs if self.oracle.moving.len() == MOVING => self.begin_chaos(),
             Phase::Chaos if is_over => {
                 self.enter(Phase::Healing);
                 self.oracle.is_calm = true;
@@ -301,7 +341,7 @@ impl World {
     fn begin_chaos(&mut self) {
         self.enter(Phase::Chaos);
         self.oracle.is_busy = true;
-        for client in 0..CLIENTS {
+        for client in 0..self.clients.len() {
             for worker in 0..WORKERS {
                 let timer = ClientTimer::Next(worker);
                 let pause = self.fx.ms(0, 100);
@@ -353,11 +393,12 @@ impl World {
         let daemon = self.nodes[leader].daemon.as_ref().expect("it leads");
         let voter = daemon.voter.as_ref().expect("it leads");
         let state = voter.master.state();
-        if voter.master.raft().voters().len() != 3 {
+        if voter.master.raft().voters().len() != usize::from(self.plan.voters) {
             return format!("voters are {:?}", voter.master.raft().voters());
         }
-        if state.stores().len() != self.nodes.iter().filter(|node| node.run > 0).count() {
-            return format!("{} stores are known", state.stores().len());
+        let is_known = |node: &Node| node.run == 0 || state.stores().contains_key(&node.store());
+        if let Some(node) = self.nodes.iter().find(|node| !is_known(node)) {
+            return format!("the store of node {} is not known", node.index);
         }
         if state.map().pgs.is_empty() {
             return "no groups".into();
@@ -384,6 +425,8 @@ impl World {
             self.stop_node(node, kills);
             let pause = self.fx.ms(50, 500);
             self.fx.after(pause, Ev::Fault(Fault::Start(node)));
+            self.fx
+                .after(Duration::from_secs(3), Ev::Fault(Fault::Truth(node)));
         }
         self.oracle.counts.crashes = crashes;
         self.enter(Phase::Quiet);
@@ -413,6 +456,9 @@ impl World {
         let leader = self.leader().ok_or("nobody leads at the end")?;
         let epochs = super::audit::audit(&self.nodes, leader, &mut self.fx.trace)?;
         self.oracle.counts.epochs = epochs;
+        if let Some(state) = self.state_of(leader).filter(|_| !self.oracle.may_forget) {
+            self.oracle.counts.versions = check_versions(state, &self.oracle.dirs)?;
+        }
         self.oracle.counts.undecided += self.oracle.check_contents()?;
         if !self.oracle.names.check()? {
             self.oracle.counts.undecided += 1;
