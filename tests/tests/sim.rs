@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::process::Command;
 use std::time::Instant;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 150;
 /// Seeds a planted bug may take here.
 const BUG_SEEDS: u64 = 1000;
 /// Bugs that may need more: the program `sim` plants them.
-const RARE: [Bug; 2] = [Bug::LeaderSkipsInvalidations, Bug::VoterForgetsVotes];
+const RARE: [Bug; 2] = [Bug::LeaderSkipsInvalidations, Bug::VoterAcksBeforeSync];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
