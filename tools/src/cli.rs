@@ -170,6 +170,10 @@ mod tests {
             help.contains("damaged data") && help.contains("Exit codes"),
             "{help}"
         );
+        let readme = include_str!("../../README.md");
+        for text in [help.as_str(), readme] {
+            assert!(text.contains("the nodes that hold the bytes"), "{text}");
+        }
     }
 
     #[test]

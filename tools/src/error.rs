@@ -19,7 +19,7 @@ pub enum Exit {
     Usage = 2,
     /// No such file, version or node.
     NotFound = 3,
-    /// The cluster cannot be reached or did not answer in time.
+    /// The cluster, or the nodes that hold the bytes, cannot be reached or did not answer in time.
     Unreachable = 4,
     /// It may or may not have happened.
     Unknown = 5,
@@ -34,7 +34,7 @@ Exit codes:
   1  failed
   2  wrong usage
   3  no such file, version or node
-  4  the cluster cannot be reached, or did not answer in time
+  4  the cluster, or the nodes that hold the bytes, cannot be reached or did not answer in time
   5  the outcome is not known: it may or may not have happened
   6  damaged data: no copy of the bytes could be verified
 
