@@ -5,9 +5,10 @@
 //! cursor then lies before the trimmed index, and what happened between is lost to it. Steps:
 //! 1. the master says up to where notes are trimmed; whoever is behind that starts all filling
 //!    anew, for what was listed before may have been followed by news that are gone;
-//! 2. groups in which this store counts as complete are noted down durably, before the cursor passes
-//!    the gap;
-//! 3. each is gone through as if it were filled ([`fill`](super::fill)), stamps unknown meanwhile;
+//! 2. groups in which this store counts as complete, and those that it is a source of, are noted down
+//!    durably, before the cursor passes the gap;
+//! 3. each of the first is gone through as if it were filled ([`fill`](super::fill)), stamps unknown
+//!    meanwhile; a source is listed nothing, and stays noted down until it is let go;
 //! 4. the group is struck off when a whole pass found nothing missing.
 //!
 //! Until then, and while anything noted is missing for some seconds, the heartbeats say so: a copy
@@ -72,6 +73,11 @@ impl CatchUp {
     }
 }
 
+/// What this store holds of such a group counts as all of it, unless it says otherwise.
+fn should_be_whole(role: Option<Role>) -> bool {
+    matches!(role, Some(Role::Member { filling: false } | Role::Prior))
+}
+
 impl Replica {
     /// The master has no notes up to `trimmed` any more.
     pub(super) fn notes_trimmed(
@@ -83,10 +89,9 @@ impl Replica {
             return Ok(());
         }
         self.catch_up.missed = trimmed;
-        let complete = Some(Role::Member { filling: false });
         let groups = self.groups.iter().map(|(pg, _)| pg);
         self.catch_up.gaps = groups
-            .filter(|pg| self.groups.role(*pg) == complete)
+            .filter(|pg| should_be_whole(self.groups.role(*pg)))
             .collect();
         let groups = self.catch_up.gaps.len();
         if groups > 0 {
@@ -122,7 +127,6 @@ impl Replica {
         if self.catch_up.gaps.is_empty() && self.catch_up.stored.is_empty() {
             return;
         }
-        let complete = Some(Role::Member { filling: false });
         let (groups, fills) = (&self.groups, &mut self.fills);
         if groups.count().is_some() {
             self.catch_up.gaps.retain(|pg| {
@@ -130,7 +134,7 @@ impl Replica {
                 if is_done {
                     fills.remove(pg);
                 }
-                !is_done && groups.role(*pg) == complete
+                !is_done && should_be_whole(groups.role(*pg))
             });
         }
         self.store_gaps(cx);

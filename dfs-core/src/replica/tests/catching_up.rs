@@ -317,6 +317,46 @@ fn regression_a_source_of_a_group_that_moved_goes_on_saying_what_it_lacks() {
 }
 
 #[test]
+fn regression_a_source_that_missed_news_says_so_until_it_is_let_go() {
+    let moved = PgInfo {
+        filling: vec![peer(4)],
+        prior: vec![ME],
+        phase: PgPhase::Copying,
+        ..info(2, &[2, 3, 4])
+    };
+    let miss = |rig: &mut Rig| {
+        rig.answer(|ok| {
+            ok.trimmed = LogIndex(50);
+            ok.notes_upto = LogIndex(60);
+        });
+    };
+    let lacks = |rig: &mut Rig| {
+        for _ in 0..3 {
+            rig.tick(Duration::from_secs(1));
+            rig.settle();
+            rig.answer(|_| {});
+        }
+        rig.answer(|_| {}).lacks.groups
+    };
+    for is_source_before in [false, true] {
+        let mut rig = Rig::serving();
+        if is_source_before {
+            rig.learn(map(20, moved.clone()));
+            miss(&mut rig);
+        } else {
+            miss(&mut rig);
+            rig.learn(map(61, moved.clone()));
+        }
+        assert_eq!(lacks(&mut rig), [(PG, 1)], "{is_source_before}");
+        rig.crash();
+        rig.learn(map(61, moved.clone()));
+        assert_eq!(lacks(&mut rig), [(PG, 1)], "{is_source_before}");
+        rig.learn(map(70, info(2, &[2, 3, 4])));
+        assert!(lacks(&mut rig).is_empty(), "{is_source_before}");
+    }
+}
+
+#[test]
 fn regression_what_was_found_missing_and_deleted_unheard_is_wanted_no_more() {
     let mut rig = Rig::serving();
     rig.prepare(1);
