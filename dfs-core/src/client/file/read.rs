@@ -102,13 +102,7 @@ impl FileLayer {
         len: u64,
     ) -> Step {
         let vouched = inode.version.is_some() || self.backend.caches_valid();
-        let known = state.layout.as_ref().filter(|_| vouched);
-        // Of two, the newer; what was asked in this very read is current in any case.
-        let layout = match (known, asked) {
-            (Some(k), Some(a)) if k.revision > a.revision => Some(k),
-            (_, Some(a)) => Some(a),
-            (k, None) => k,
-        };
+        let layout = base(state, vouched, asked);
         let pending = state.is_pending();
         let size = match layout {
             _ if pending => state.size,
@@ -351,6 +345,24 @@ impl FileLayer {
     }
 }
 
+/// The layout that local changes are painted over: the newer of the one known, if the master vouches for
+/// it, and the one that was asked for in this very read. That lacks what a put of this mount has stored
+/// since, which is not painted any more.
+fn base<'a>(
+    state: &'a State,
+    vouched: bool,
+    asked: Option<&'a Arc<LayoutCache>>,
+) -> Option<&'a Arc<LayoutCache>> {
+    let stored = state.attr.as_ref().map(|attr| attr.revision);
+    let known = state.layout.as_ref().filter(|_| vouched);
+    let asked = asked.filter(|a| stored.is_none_or(|stored| a.revision >= stored));
+    match (known, asked) {
+        (Some(k), Some(a)) if k.revision > a.revision => Some(k),
+        (_, Some(a)) => Some(a),
+        (k, None) => k,
+    }
+}
+
 /// Blocks that this task fetches; when dropped, others look again.
 struct Claim<'a> {
     fetching: &'a Mutex<BTreeMap<BlockKey, watch::Receiver<()>>>,
@@ -403,4 +415,42 @@ pub(super) fn assemble(
     let want = plan.spans.iter().map(|s| s.to - s.from).sum::<u64>();
     let have = out.iter().map(|b| b.len() as u64).sum::<u64>();
     (want == have).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::attr;
+    use crate::types::{Attr, OpId, Revision};
+    use crate::wire::master::Layout;
+
+    #[test]
+    fn regression_what_was_asked_before_a_put_was_decided_is_not_read_from() {
+        let layout = |revision| {
+            let layout = Layout {
+                revision: Revision(revision),
+                op: OpId::default(),
+                size: revision * 100,
+                chunks: Vec::new(),
+                next: None,
+            };
+            Arc::new(LayoutCache::of_open(layout))
+        };
+        let (old, new) = (layout(4), layout(5));
+        let mut state = State::default();
+        assert!(base(&state, true, Some(&old)).is_some());
+        // The put is decided while the read waits, and the masters are lost of sight.
+        let stored = Attr {
+            revision: Revision(5),
+            ..attr(5)
+        };
+        state.learn_attr(&stored);
+        let found = |state: &State, vouched, asked| base(state, vouched, asked).map(|l| l.revision);
+        assert_eq!(found(&state, true, Some(&old)), None);
+        assert_eq!(found(&state, true, Some(&new)), Some(Revision(5)));
+        state.layout = Some(Arc::clone(&new));
+        assert_eq!(found(&state, false, Some(&old)), None);
+        assert_eq!(found(&state, true, Some(&old)), Some(Revision(5)));
+        assert_eq!(found(&state, true, None), Some(Revision(5)));
+    }
 }
