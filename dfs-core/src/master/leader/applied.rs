@@ -1,7 +1,7 @@
 //! Committed entries: applied in order, each followed at once by what it means for the leader.
 use super::event::MasterAction;
 use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
-use super::machine::{Master, refusal, reply};
+use super::machine::{Master, answered, refusal, reply};
 use crate::consensus::{CommittedEntry, RaftEvent};
 use crate::master::command::{Command, LogEntry};
 use crate::master::state::{Applied, WatchEvent};
@@ -95,14 +95,10 @@ impl Master {
         match pending {
             Pending::Mutate { to } => {
                 let result = applied.result.map(|(_, result)| result);
-                match (result, wait) {
-                    (Some(Ok(ok)), Some(wait)) => {
-                        let body = Box::new(MasterResponse::Mutated(ok));
-                        leading.held.insert(wait, Held::Reply { to, body });
-                    }
-                    (Some(Ok(ok)), None) => out.push(reply(to, MasterResponse::Mutated(ok))),
-                    (Some(Err(error)), _) => out.push(refusal(to, error)),
-                    (None, _) => out.push(refusal(to, crate::wire::ErrorCode::Internal.into())),
+                match result {
+                    Some(Ok(ok)) => self.mutated(to, wait, &entry.command, ok, out),
+                    Some(Err(error)) => self.refused(to, &entry.command, error, out),
+                    None => out.push(refusal(to, crate::wire::ErrorCode::Internal.into())),
                 }
             }
             Pending::Lock(asked) => match applied.result {
@@ -277,6 +273,7 @@ impl Master {
             };
             match leading.held.remove(&settled.wait) {
                 Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
+                Some(Held::Answer { to, answer }) => out.push(answered(to, *answer)),
                 Some(Held::Unknown(asked)) => self.check_open(asked, out),
                 Some(Held::Recalled(asked)) => self.fence(asked, &settled.lapsed, out),
                 None => {}

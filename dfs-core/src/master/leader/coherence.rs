@@ -19,6 +19,7 @@
 use super::event::MasterAction;
 pub(super) use super::seats::{CoherenceConfig, Settled, WaitId};
 use super::seats::{Interest, Outstanding, Seat, Wait};
+use super::unsettled::{Depends, Unacked};
 use crate::types::{ClientId, Ino, LogIndex, Term, Time};
 use crate::wire::Push;
 use crate::wire::master::Touched;
@@ -34,6 +35,8 @@ pub(super) struct Coherence {
     elected_at: Time,
     seats: BTreeMap<ClientId, Seat>,
     interested: BTreeMap<Ino, BTreeSet<ClientId>>,
+    /// By inode, what is outstanding and has not lapsed.
+    unacked: Unacked,
     waits: BTreeMap<WaitId, Wait>,
     /// Waits for the sessions of the former leader.
     for_election: Vec<WaitId>,
@@ -59,6 +62,7 @@ impl Coherence {
             elected_at: now,
             seats,
             interested: BTreeMap::new(),
+            unacked: Unacked::default(),
             waits: BTreeMap::new(),
             for_election: Vec::new(),
             settled: Vec::new(),
@@ -219,6 +223,8 @@ impl Coherence {
     ) -> u64 {
         let seq = self.next();
         if let Some(seat) = self.seats.get_mut(&client) {
+            let inos = touched.iter().map(|t| t.ino);
+            self.unacked.add(client, seq, inos);
             for t in &touched {
                 if let Some(Interest::Live(at)) = seat.inos.insert(t.ino, Interest::Leaving(seq)) {
                     seat.order.remove(&at);
@@ -273,6 +279,21 @@ impl Coherence {
     pub fn wait_for_election(&mut self, client: ClientId, now: Time) -> Option<WaitId> {
         let unknown = !self.knows_all_but(Some(client), now);
         self.wait_for(BTreeSet::new(), unknown)
+    }
+
+    /// A wait for what an answer depends on, as its asker may see it. `None`: it is settled.
+    pub fn wait_settled(
+        &mut self,
+        asker: Option<ClientId>,
+        on: &Depends,
+        now: Time,
+    ) -> Option<WaitId> {
+        let pending = self.unacked.of(asker, on);
+        let election = *on != Depends::Nothing && !self.knows_all_but(asker, now);
+        if pending.is_empty() && !election {
+            return None;
+        }
+        self.wait_for(pending, election)
     }
 
     fn push(
@@ -341,6 +362,7 @@ impl Coherence {
             return;
         };
         if let Push::Invalidate { touched, .. } = &outstanding.push {
+            self.unacked.remove(client, seq, outstanding.inos());
             for t in touched {
                 if seat.inos.get(&t.ino) == Some(&Interest::Leaving(seq)) {
                     seat.inos.remove(&t.ino);
@@ -392,7 +414,8 @@ impl Coherence {
         for ino in seat.inos.keys() {
             forget(&mut self.interested, *ino, client);
         }
-        for outstanding in seat.outstanding.values().filter(|o| !o.lapsed) {
+        for (seq, outstanding) in seat.outstanding.iter().filter(|(_, o)| !o.lapsed) {
+            self.unacked.remove(client, *seq, outstanding.inos());
             self.count_down(&outstanding.waits, None);
         }
         if self.knows_all() {
@@ -408,9 +431,10 @@ impl Coherence {
         let mut lapsed = Vec::new();
         for (client, seat) in &mut self.seats {
             let until = seat.granted_until;
-            for o in seat.outstanding.values_mut() {
+            for (seq, o) in &mut seat.outstanding {
                 if !o.lapsed && now >= o.recall_until.unwrap_or(until) {
                     o.lapsed = true;
+                    self.unacked.remove(*client, *seq, o.inos());
                     let recalled = o.recall_until.map(|_| *client);
                     lapsed.push((std::mem::take(&mut o.waits), recalled));
                 }

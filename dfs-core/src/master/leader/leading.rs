@@ -137,6 +137,11 @@ pub(super) enum Held {
         to: ReplyTo,
         body: Box<MasterResponse>,
     },
+    /// An answer that changes nothing, or the refusal of a change.
+    Answer {
+        to: ReplyTo,
+        answer: Box<Result<MasterResponse, WireError>>,
+    },
     /// An open that waits for writers to flush.
     Recalled(OpenAsked),
     /// An open that waits until the opens of all sessions are known.
@@ -248,6 +253,7 @@ impl Held {
     pub fn refused(&self, not_leader: &WireError) -> (ReplyTo, WireError) {
         match self {
             Self::Reply { to, .. } => (*to, ErrorCode::UnknownOutcome.into()),
+            Self::Answer { to, .. } => (*to, not_leader.clone()),
             Self::Recalled(asked) | Self::Unknown(asked) => (asked.to, not_leader.clone()),
         }
     }

@@ -13,8 +13,9 @@
 use super::event::MasterAction;
 use super::leading::{LockAsked, Pending, ReadKind};
 use super::lock_waits::Waiter;
-use super::machine::{Master, refusal, reply};
+use super::machine::{Master, refusal};
 use super::requests::no_session;
+use super::unsettled::Depends;
 use crate::master::command::Command;
 use crate::master::state::locks::FileLocks;
 use crate::types::{CHUNK_SIZE, ChunkNo, ClientId, Ino, LockHolder, LockRequest, LockSpace, OpId};
@@ -159,10 +160,8 @@ impl Master {
                 let to = known.map_or(asked.to, |known| known.to);
                 let answer = result.and_then(|_| self.answer_locked(client, ino, out));
                 if let Some(to) = to {
-                    out.push(match answer {
-                        Ok(body) => reply(to, body),
-                        Err(error) => refusal(to, error),
-                    });
+                    let on = Depends::On(vec![ino]);
+                    self.answer_settled(to, Some(client), &on, answer, out);
                 }
             }
         }

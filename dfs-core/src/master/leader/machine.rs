@@ -477,6 +477,13 @@ pub(super) fn refusal(to: ReplyTo, error: WireError) -> MasterAction {
     })
 }
 
+pub(super) fn answered(to: ReplyTo, answer: Result<MasterResponse, WireError>) -> MasterAction {
+    match answer {
+        Ok(body) => reply(to, body),
+        Err(error) => refusal(to, error),
+    }
+}
+
 fn unknown_outcome() -> WireError {
     let detail = "this node lost the lead while the change was in flight";
     WireError::new(ErrorCode::UnknownOutcome, detail)

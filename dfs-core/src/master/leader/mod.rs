@@ -22,7 +22,7 @@
 //! Invariants:
 //! 1. an answer from the state leaves only after a ReadIndex round that began after the question;
 //! 2. a mutation's answer leaves only when it is applied here and no other session may still use
-//!    what it made stale (see `coherence`);
+//!    what it made stale (see `coherence`), and no other answer tells of it sooner (see `unsettled`);
 //! 3. a store gets a serving lease only while it knows every epoch that was begun, and a group is
 //!    activated only when N-R+1 of the members that served know the new epoch or have no lease.
 mod applied;
@@ -52,6 +52,7 @@ mod snapshot;
 mod space;
 mod status;
 mod stores;
+mod unsettled;
 mod voter_watch;
 mod voters;
 

@@ -4,8 +4,9 @@
 //! the state is read, so that no change can slip in between.
 use super::event::MasterAction;
 use super::leading::{Leading, OpenAsked, Read, ReadKind};
-use super::machine::{Master, refusal, reply};
+use super::machine::{Master, answered, refusal};
 use super::requests::no_session;
+use super::unsettled::{Depends, depends};
 use crate::consensus::RaftEvent;
 use crate::master::state::StateError;
 use crate::types::{ChunkNo, ClientId, FileKind, Ino, LogIndex, PgId, StoreId};
@@ -87,8 +88,15 @@ impl Master {
                 client,
                 interest,
                 body,
-            } => self.answer_query(client.filter(|_| interest), &body, out),
-            ReadKind::Open(asked) => self.answer_open(asked, out),
+            } => {
+                let (answer, on) = self.answer_query(client.filter(|_| interest), &body, out);
+                return self.answer_settled(to, client, &on, answer, out);
+            }
+            ReadKind::Open(asked) => {
+                let answer = self.answer_open(asked, out);
+                let on = Depends::On(vec![asked.ino]);
+                return self.answer_settled(to, Some(asked.client), &on, answer, out);
+            }
             ReadKind::TryLock(_) => return,
             ReadKind::KeepAlive { client } => self.answer_keep_alive(client, arrived),
             ReadKind::Heartbeat(heartbeat) => self.answer_heartbeat(&heartbeat),
@@ -116,33 +124,33 @@ impl Master {
                 .map(|all| MasterResponse::Receipts(all.iter().map(RepairReceipt::from).collect()))
                 .map_err(broken),
         };
-        out.push(match answer {
-            Ok(body) => reply(to, body),
-            Err(error) => refusal(to, error),
-        });
+        out.push(answered(to, answer));
     }
 
+    /// The answer, and what it depends on.
     fn answer_query(
         &mut self,
         interested: Option<ClientId>,
         body: &Query,
         out: &mut Vec<MasterAction>,
-    ) -> Result<MasterResponse, WireError> {
+    ) -> (Result<MasterResponse, WireError>, Depends) {
         if let Some(client) = interested.filter(|client| !self.has_session(*client)) {
-            return Err(no_session(client));
+            return (Err(no_session(client)), Depends::Nothing);
         }
         let answer = match body {
             Query::StatFs => self.statfs_now().map(QueryAnswer::StatFs).map_err(broken),
             _ => self.state.query(body),
         };
         let now = self.now;
+        let concerned = concerns(body, &answer);
         if let (Some(client), Some(leading)) = (interested, self.leading.as_deref_mut()) {
-            for ino in concerns(body, &answer) {
-                leading.coherence.register(client, ino, out, now);
+            for ino in &concerned {
+                leading.coherence.register(client, *ino, out, now);
             }
         }
         let as_of = self.state.applied().index;
-        answer.map(|body| MasterResponse::Answer { as_of, body })
+        let answer = answer.map(|body| MasterResponse::Answer { as_of, body });
+        (answer, depends(body, concerned))
     }
 
     fn answer_open(

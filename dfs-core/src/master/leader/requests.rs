@@ -243,7 +243,7 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        if leading.reads_count >= self.config.reads_max {
+        if leading.reads_count + leading.held.len() >= self.config.reads_max {
             let detail = "too many questions are waiting";
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;

@@ -44,6 +44,17 @@ pub(super) struct Outstanding {
     pub waits: Vec<WaitId>,
 }
 
+impl Outstanding {
+    /// What it asks to drop.
+    pub fn inos(&self) -> impl Iterator<Item = Ino> {
+        let touched = match &self.push {
+            Push::Invalidate { touched, .. } => touched.as_slice(),
+            _ => &[],
+        };
+        touched.iter().map(|t| t.ino)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     pub conn: Option<ConnId>,

@@ -1,0 +1,131 @@
+//! Answers that tell of a change which a session that caches the old state has not heard of.
+use super::bench::{Bench, CLIENT_A, CLIENT_B};
+use super::{A, B, chmod, create, getattr, ino_of, keep_alive, mode_of, mutate, one, open};
+use crate::types::{ClientId, Ino, Name};
+use crate::wire::ErrorCode;
+use crate::wire::master::{MasterRequest, MasterResponse};
+use crate::wire::rpc::{ConnId, ReplyTo};
+use crate::wire::{Mutation, Push, Query};
+
+const C: ClientId = ClientId(0xc);
+const CLIENT_C: ConnId = ConnId(1003);
+
+/// Sessions A, B and C; B caches the root, "f" of mode 644 and "g".
+fn three() -> (Bench, Ino, Ino) {
+    let mut bench = one();
+    let label = "test".to_owned();
+    let opened = bench.call(CLIENT_C, MasterRequest::OpenSession { client: C, label });
+    let Ok(MasterResponse::Session { term, .. }) = opened else {
+        panic!("{opened:?}")
+    };
+    bench.call(CLIENT_C, keep_alive(C, term)).unwrap();
+    let f = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    let g = ino_of(bench.call(CLIENT_A, mutate(A, 2, create("g"))));
+    for ino in [Ino::ROOT, f, g] {
+        bench.call(CLIENT_B, getattr(B, ino)).unwrap();
+    }
+    (bench, f, g)
+}
+
+fn is_waiting(bench: &mut Bench, asked: ReplyTo) -> bool {
+    bench.settle();
+    !bench.has_reply(asked)
+}
+
+/// B acknowledges all that it was told.
+fn ack(bench: &mut Bench) {
+    let mut acked = 0;
+    while let Some((conn, push)) = bench.take_push() {
+        if let (CLIENT_B, Push::Invalidate { seq, .. }) = (conn, push) {
+            let ack = MasterRequest::PushAck { client: B, seq };
+            bench.call(CLIENT_B, ack).unwrap();
+            acked += 1;
+        }
+    }
+    assert!(acked > 0);
+}
+
+fn lookup(name: &str) -> MasterRequest {
+    MasterRequest::Query {
+        client: None,
+        interest: false,
+        body: Query::Lookup {
+            parent: Ino::ROOT,
+            name: Name::new(name).unwrap(),
+        },
+    }
+}
+
+#[test]
+fn regression_a_question_shows_no_change_that_a_cache_still_hides() {
+    let (mut bench, f, g) = three();
+    let changed = bench.send(CLIENT_A, mutate(A, 3, chmod(f, 0o600)));
+    assert!(is_waiting(&mut bench, changed));
+    let asked = bench.send(CLIENT_C, getattr(C, f));
+    let opened = bench.send(CLIENT_C, open(C, f, false));
+    assert!(is_waiting(&mut bench, asked) && is_waiting(&mut bench, opened));
+    // What is not concerned, the author, and who is being told do not wait.
+    let other = bench.send(CLIENT_C, getattr(C, g));
+    let authors = bench.send(CLIENT_A, getattr(A, f));
+    let told = bench.send(CLIENT_B, getattr(B, f));
+    for asked in [other, told] {
+        assert!(!is_waiting(&mut bench, asked));
+    }
+    // To the author its own change is news as to anybody else: it must not hand it on either.
+    assert!(is_waiting(&mut bench, authors));
+    ack(&mut bench);
+    for asked in [changed, opened, authors] {
+        assert!(bench.reply(asked).unwrap().is_ok());
+    }
+    assert_eq!(mode_of(bench.reply(asked).unwrap()), 0o600);
+}
+
+#[test]
+fn regression_a_name_and_a_refusal_show_no_creation_that_a_cache_still_hides() {
+    let (mut bench, ..) = three();
+    let created = bench.send(CLIENT_A, mutate(A, 3, create("new")));
+    assert!(is_waiting(&mut bench, created));
+    let looked = bench.send(CLIENT_C, lookup("new"));
+    let refused = bench.send(CLIENT_C, mutate(C, 1, create("new")));
+    let Mutation::Create {
+        parent, name, node, ..
+    } = create("new")
+    else {
+        unreachable!()
+    };
+    let exclusive = false;
+    let found = Mutation::Create {
+        parent,
+        name,
+        node,
+        exclusive,
+    };
+    let found = bench.send(CLIENT_C, mutate(C, 2, found));
+    for asked in [looked, refused, found] {
+        assert!(is_waiting(&mut bench, asked));
+    }
+    ack(&mut bench);
+    assert!(bench.reply(looked).unwrap().is_ok());
+    assert!(bench.reply(found).unwrap().is_ok());
+    let error = bench.reply(refused).unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::Exists);
+    assert!(bench.reply(created).unwrap().is_ok());
+}
+
+#[test]
+fn an_answer_waits_no_longer_than_a_silent_sessions_grant() {
+    let (mut bench, f, _) = three();
+    let changed = bench.send(CLIENT_A, mutate(A, 3, chmod(f, 0o600)));
+    assert!(is_waiting(&mut bench, changed));
+    let asked = bench.send(CLIENT_C, getattr(C, f));
+    assert!(is_waiting(&mut bench, asked));
+    let began = bench.now();
+    bench.run_until("answered", |b| b.has_reply(asked));
+    assert!(bench.now().since(began).as_millis() <= 3100);
+    assert_eq!(mode_of(bench.reply(asked).unwrap()), 0o600);
+    let again = bench.send(CLIENT_C, getattr(C, f));
+    assert!(
+        !is_waiting(&mut bench, again),
+        "its caches are not used any more"
+    );
+}

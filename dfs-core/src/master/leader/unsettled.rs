@@ -1,0 +1,210 @@
+//! Answers that tell of a change which not every session has heard of yet.
+//!
+//! A change is in the state as soon as it is applied, and acknowledged only when no session can
+//! answer from its caches as if it had not been. Between the two, an answer that shows it would let
+//! a second session see the new state and a third, later, the old one. Steps: an answer, or the
+//! refusal of a change, is computed and its interests are registered; the inodes it depends on are
+//! looked up among the pushes that are not acknowledged; if there are any to sessions other than
+//! the asker's, it is held until they are acknowledged or have lapsed.
+//!
+//! Invariants:
+//! 1. what is held was true when it was computed, which is after it was asked: the answer is as
+//!    linearizable as one sent at once;
+//! 2. nobody waits for pushes to itself: its own caches are ordered by the index in the answer;
+//! 3. after an election an answer waits, as a change does, until the caches of all sessions are
+//!    known here: what the former leader had not settled may be in the state;
+//! 4. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
+use super::coherence::WaitId;
+use super::event::MasterAction;
+use super::leading::Held;
+use super::machine::{Master, answered, reply};
+use crate::master::command::Command;
+use crate::types::{ClientId, Ino, Name};
+use crate::wire::master::{MasterResponse, QueryAnswer};
+use crate::wire::rpc::ReplyTo;
+use crate::wire::{Mutation, MutationOk, Query, WireError};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an answer depends on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Depends {
+    /// Nothing that sessions cache.
+    Nothing,
+    /// These inodes.
+    On(Vec<Ino>),
+    /// Inodes that are not told apart: a path, or a history.
+    Widely,
+}
+
+/// Invalidations that are neither acknowledged nor lapsed, by inode.
+#[derive(Debug, Default)]
+pub(super) struct Unacked(BTreeMap<Ino, BTreeSet<(ClientId, u64)>>);
+
+impl Unacked {
+    pub fn add(&mut self, client: ClientId, seq: u64, inos: impl Iterator<Item = Ino>) {
+        for ino in inos {
+            self.0.entry(ino).or_default().insert((client, seq));
+        }
+    }
+
+    pub fn remove(&mut self, client: ClientId, seq: u64, inos: impl Iterator<Item = Ino>) {
+        for ino in inos {
+            if let Some(of_ino) = self.0.get_mut(&ino) {
+                of_ino.remove(&(client, seq));
+                if of_ino.is_empty() {
+                    self.0.remove(&ino);
+                }
+            }
+        }
+    }
+
+    /// Pushes to others than `asker`.
+    pub fn of(&self, asker: Option<ClientId>, on: &Depends) -> BTreeSet<(ClientId, u64)> {
+        let mut pushes = BTreeSet::new();
+        if self.0.is_empty() {
+            return pushes;
+        }
+        match on {
+            Depends::Nothing => {}
+            Depends::On(inos) => {
+                let known = inos.iter().filter_map(|ino| self.0.get(ino));
+                pushes.extend(known.flatten());
+            }
+            Depends::Widely => pushes.extend(self.0.values().flatten()),
+        }
+        pushes.retain(|(client, _)| Some(*client) != asker);
+        pushes
+    }
+}
+
+impl Master {
+    /// Sends an answer, once what it depends on is settled.
+    pub(super) fn answer_settled(
+        &mut self,
+        to: ReplyTo,
+        asker: Option<ClientId>,
+        on: &Depends,
+        answer: Result<MasterResponse, WireError>,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return out.push(answered(to, answer));
+        };
+        match leading.coherence.wait_settled(asker, on, now) {
+            Some(wait) => {
+                let answer = Box::new(answer);
+                leading.held.insert(wait, Held::Answer { to, answer });
+            }
+            None => out.push(answered(to, answer)),
+        }
+    }
+
+    /// A change is applied. Waits for the acks of what it made stale (`wait`), or, if nobody has that,
+    /// for what it may only have found: a file that was there, the result that it had the first time.
+    pub(super) fn mutated(
+        &mut self,
+        to: ReplyTo,
+        wait: Option<WaitId>,
+        command: &Command,
+        ok: MutationOk,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let (asker, on) = self.found_by(command);
+        let now = self.now;
+        let body = MasterResponse::Mutated(ok);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return out.push(reply(to, body));
+        };
+        match wait.or_else(|| leading.coherence.wait_settled(asker, &on, now)) {
+            Some(wait) => {
+                let body = Box::new(body);
+                leading.held.insert(wait, Held::Reply { to, body });
+            }
+            None => out.push(reply(to, body)),
+        }
+    }
+
+    /// A change was refused: that tells of what stood in its way.
+    pub(super) fn refused(
+        &mut self,
+        to: ReplyTo,
+        command: &Command,
+        error: WireError,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let (asker, on) = self.found_by(command);
+        self.answer_settled(to, asker, &on, Err(error), out);
+    }
+
+    fn found_by(&self, command: &Command) -> (Option<ClientId>, Depends) {
+        match command {
+            Command::Mutate { op, body, .. } => (Some(op.client), self.meets(body)),
+            _ => (None, Depends::Nothing),
+        }
+    }
+
+    /// What a change looks at, besides what it changes.
+    fn meets(&self, change: &Mutation) -> Depends {
+        let mut inos = Vec::new();
+        match change {
+            Mutation::Create { parent, name, .. }
+            | Mutation::Unlink { parent, name, .. }
+            | Mutation::Rmdir { parent, name }
+            | Mutation::Undelete { parent, name } => self.note_entry(*parent, name, &mut inos),
+            Mutation::Link { ino, parent, name } => {
+                inos.push(*ino);
+                self.note_entry(*parent, name, &mut inos);
+            }
+            Mutation::Rename {
+                from_parent,
+                from_name,
+                to_parent,
+                to_name,
+                ..
+            } => {
+                self.note_entry(*from_parent, from_name, &mut inos);
+                self.note_entry(*to_parent, to_name, &mut inos);
+            }
+            Mutation::SetAttr { ino, .. }
+            | Mutation::SetXattr { ino, .. }
+            | Mutation::RemoveXattr { ino, .. }
+            | Mutation::Seal { ino, .. } => inos.push(*ino),
+            Mutation::Commit(commit) => inos.push(commit.ino),
+            Mutation::Abandon { .. }
+            | Mutation::Purge(_)
+            | Mutation::Accessed { .. }
+            | Mutation::Lock(_)
+            | Mutation::Unlock { .. } => return Depends::Nothing,
+        }
+        Depends::On(inos)
+    }
+
+    /// A directory, and what has the name in it.
+    fn note_entry(&self, parent: Ino, name: &Name, inos: &mut Vec<Ino>) {
+        inos.push(parent);
+        let name = name.clone();
+        if let Ok(QueryAnswer::Attr(attr)) = self.state.query(&Query::Lookup { parent, name }) {
+            inos.push(attr.ino);
+        }
+    }
+}
+
+/// What an answer to a query depends on.
+pub(super) fn depends(query: &Query, concerns: Vec<Ino>) -> Depends {
+    match query {
+        Query::Walk { .. }
+        | Query::History { .. }
+        | Query::HistoryNames { .. }
+        | Query::RemovedDir { .. }
+        | Query::Paths { .. } => Depends::Widely,
+        Query::StatFs | Query::PgMap | Query::LockConflict { .. } => Depends::Nothing,
+        Query::Lookup { .. }
+        | Query::GetAttr { .. }
+        | Query::ReadDir { .. }
+        | Query::Parent { .. }
+        | Query::ReadLink { .. }
+        | Query::Xattrs { .. }
+        | Query::Layout { .. } => Depends::On(concerns),
+    }
+}
