@@ -167,7 +167,8 @@ impl Master {
         }
         watch.told.retain(|_, at| now.since(*at) < TELL_EVERY);
         for (node, addr, raft_id) in strays {
-            if watch.told.insert(raft_id, now).is_none() {
+            if !watch.told.contains_key(&raft_id) {
+                watch.told.insert(raft_id, now);
                 tracing::info!(?raft_id, %node, "this node shall let go of its vote");
                 self.tokens += 1;
                 let request = NodeRequest::RetireVoter { raft_id, term };

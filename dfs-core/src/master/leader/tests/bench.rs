@@ -49,6 +49,8 @@ pub struct Bench {
     cut: Option<RaftId>,
     /// Of nodes that became voters.
     pub loses_answers: bool,
+    /// Calls that tell a node to let go of an id, which it is yet to miss.
+    pub misses_retirements: u32,
     /// Ids that nodes were told to let go of.
     pub retired: Vec<RaftId>,
     n: u8,
@@ -81,6 +83,7 @@ impl Bench {
             frozen: false,
             cut: None,
             loses_answers: false,
+            misses_retirements: 0,
             retired: Vec::new(),
             n: stores.min(3) as u8,
             small_log,
@@ -384,6 +387,9 @@ impl Bench {
                     bytes_max,
                 };
                 self.events.push_back((peer.unwrap(), event));
+            }
+            NodeRequest::RetireVoter { .. } if self.misses_retirements > 0 => {
+                self.misses_retirements -= 1;
             }
             NodeRequest::RetireVoter { raft_id, .. } => {
                 if self.nodes.get(&raft_id).is_some_and(|n| n.number == number) {

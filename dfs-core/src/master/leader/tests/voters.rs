@@ -51,6 +51,17 @@ fn regression_a_silent_voter_on_a_node_that_lives_gets_a_new_id() {
 }
 
 #[test]
+fn regression_a_node_that_did_not_hear_that_its_vote_is_gone_is_told_again() {
+    let mut bench = three_voters();
+    let silent = bench.a_follower();
+    bench.misses_retirements = 3;
+    bench.cut(silent, true);
+    bench.run_until("it is out of the group", |b| !voters(b).contains(&silent));
+    bench.run_until("its node was told", |b| b.retired == [silent]);
+    bench.run_until("three voters again", |b| voters(b).len() == 3);
+}
+
+#[test]
 fn a_stall_of_the_leader_makes_nobody_silent() {
     let mut bench = three_voters();
     let silent = bench.a_follower();
