@@ -99,7 +99,7 @@ impl Replica {
         let is_last_copy = |pg: &PgId| self.is_at_last_copy(*pg);
         !self.orders.is_boosted
             && pace.has_clients(now)
-            && (self.wants.is_any_under_way() || pace.rests_until(now).is_some())
+            && (self.wants.is_turn_over() || pace.rests_until(now).is_some())
             && !self.fills.keys().any(is_last_copy)
     }
 

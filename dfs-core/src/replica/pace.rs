@@ -1,13 +1,15 @@
 //! How fast objects are copied: no faster than the master says, and those that fill a group make way for
 //! programs.
 //!
-//! While clients ask this store for something and repair is not boosted, one is copied at a time, and each
-//! is followed by a rest of [`REST`] times as long as it took, from the asking until it was durable.
+//! While clients ask this store for something and repair is not boosted, one is copied at a time, or a few
+//! that are small, and each is followed by a rest of [`REST`] times as long as it took, from the asking
+//! until it was durable.
 //! What it took says how busy processors, disks and network are,
 //! whoever uses them: the busier, the longer the rest. Without clients copies go as fast as they can.
 //!
 //! Nothing rests while a group that is copied here has at most one other complete copy, by the map, or
-//! alive, as the master says; what [does not fill groups](super::wants) never does.
+//! alive, as the master says; what [does not fill groups](super::wants) never does, nor is it waited for:
+//! what notes name while programs write may always be under way.
 use crate::types::Time;
 use std::time::Duration;
 

@@ -18,6 +18,10 @@ use std::time::Duration;
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Every so often, the last line or the middle one goes first, in turn.
 const TURN_EVERY: u64 = 4;
+/// What fills groups is asked for in turns of so many objects beside programs: small ones share a write.
+const TURN_OBJECTS: usize = 4;
+/// A turn that has so many bytes takes no more objects.
+const TURN_BYTES: u64 = 256 << 10;
 
 /// Why an object is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +69,10 @@ pub(super) struct Wants {
     /// Sources asked so far.
     starts: u64,
     busy: usize,
-    /// On their way to the disk.
-    writing: usize,
+    /// Those under way that fill a group.
+    filling_now: usize,
+    /// Objects and bytes asked for since none of these was under way.
+    turn: (usize, u64),
     pub bucket: Bucket,
     pub pace: Pace,
     /// Wanted, and there was no room for them when they were due.
@@ -100,7 +106,7 @@ impl Wants {
     pub fn want(&mut self, id: ObjectId, row: ObjectRow, why: Why, soonest: Time) {
         if let Some(want) = self.wants.get(&id).copied() {
             if want.why == Why::Fill && why != Why::Fill {
-                self.leave_line(id, &want);
+                self.leave(id, &want);
                 self.put(id, Want { why, ..want });
             }
             return;
@@ -118,15 +124,28 @@ impl Wants {
 
     /// Sets a want, and its place in a line.
     fn put(&mut self, id: ObjectId, want: Want) {
-        if let Step::Due(at) = want.step {
-            self.line(&want).insert((at, id));
+        match want.step {
+            Step::Due(at) => {
+                self.line(&want).insert((at, id));
+            }
+            Step::Asked | Step::Writing => {
+                self.busy += usize::from(want.step == Step::Asked);
+                self.filling_now += usize::from(want.why == Why::Fill);
+            }
         }
         self.wants.insert(id, want);
     }
 
-    fn leave_line(&mut self, id: ObjectId, want: &Want) {
-        if let Step::Due(at) = want.step {
-            self.line(want).remove(&(at, id));
+    /// Undoes [`put`](Self::put) but for the want itself.
+    fn leave(&mut self, id: ObjectId, want: &Want) {
+        match want.step {
+            Step::Due(at) => {
+                self.line(want).remove(&(at, id));
+            }
+            Step::Asked | Step::Writing => {
+                self.busy -= usize::from(want.step == Step::Asked);
+                self.filling_now -= usize::from(want.why == Why::Fill);
+            }
         }
     }
 
@@ -147,6 +166,7 @@ impl Wants {
         for line in [&mut self.last, &mut self.urgent, &mut self.filling] {
             line.clear();
         }
+        (self.busy, self.filling_now) = (0, 0);
         for (id, want) in std::mem::take(&mut self.wants) {
             self.put(id, want);
         }
@@ -229,17 +249,24 @@ impl Wants {
         self.busy
     }
 
-    /// Asked for or on their way to the disk.
-    pub fn is_any_under_way(&self) -> bool {
-        self.busy + self.writing > 0
+    /// As much is asked for, or on its way to the disk, to fill groups as may be beside programs.
+    pub fn is_turn_over(&self) -> bool {
+        let (objects, bytes) = self.turn;
+        self.filling_now > 0 && (objects >= TURN_OBJECTS || bytes >= TURN_BYTES)
     }
 
     /// A source is asked for it.
     pub fn asked(&mut self, id: ObjectId, now: Time) {
+        if self.filling_now == 0 {
+            self.turn = (0, 0);
+        }
         self.step(id, Step::Asked);
         let want = self.wants.get_mut(&id).expect("the caller holds it");
         want.asked = now;
         let len = want.row.sum.len;
+        if want.why == Why::Fill {
+            self.turn = (self.turn.0 + 1, self.turn.1 + u64::from(len));
+        }
         self.bucket.take(len);
         self.starts += 1;
     }
@@ -253,22 +280,15 @@ impl Wants {
 
     pub fn step(&mut self, id: ObjectId, step: Step) {
         let want = *self.wants.get(&id).expect("the caller holds it");
-        self.busy += usize::from(step == Step::Asked);
-        self.busy -= usize::from(want.step == Step::Asked);
-        self.writing += usize::from(step == Step::Writing);
-        self.writing -= usize::from(want.step == Step::Writing);
-        self.leave_line(id, &want);
+        self.leave(id, &want);
         self.put(id, Want { step, ..want });
     }
 
     pub fn remove(&mut self, id: ObjectId) -> Option<Want> {
-        if !self.wants.contains_key(&id) {
-            return None;
-        }
-        self.step(id, Step::Writing);
-        self.writing -= 1;
+        let want = self.wants.remove(&id)?;
+        self.leave(id, &want);
         self.starved.remove(&id);
-        self.wants.remove(&id)
+        Some(want)
     }
 
     /// There is no room for it; the others wait too, as there may be very many.
@@ -339,5 +359,56 @@ impl Wants {
         let urgent = wake(&self.urgent, limited);
         let filling = wake(&self.filling, limited.or(resting));
         [last, urgent, filling].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ChunkNo, ClientId, Ino, ObjectSum, OpId};
+
+    fn id(seq: u64) -> ObjectId {
+        let client = ClientId(1);
+        let op = OpId { client, seq };
+        ObjectId { op, index: 0 }
+    }
+
+    fn want(wants: &mut Wants, seq: u64, len: u32, why: Why) {
+        let (pg, ino, chunk) = (PgId(1), Ino(5), ChunkNo::HOME);
+        let sum = ObjectSum { len, crc: 0 };
+        let row = ObjectRow {
+            pg,
+            ino,
+            chunk,
+            sum,
+        };
+        wants.want(id(seq), row, why, Time(0));
+    }
+
+    #[test]
+    fn a_turn_has_a_few_small_objects_or_one_that_is_large() {
+        let mut wants = Wants::default();
+        for seq in 1..=8 {
+            want(&mut wants, seq, 4096, Why::Fill);
+        }
+        for seq in 1..=4 {
+            assert!(!wants.is_turn_over());
+            wants.asked(id(seq), Time(1));
+        }
+        assert!(wants.is_turn_over());
+        for seq in 1..=3 {
+            wants.step(id(seq), Step::Writing);
+            wants.remove(id(seq));
+        }
+        assert!(wants.is_turn_over(), "the next begins when all are here");
+        // A note names it too: nothing waits for that.
+        want(&mut wants, 4, 4096, Why::Note(LogIndex(3)));
+        assert!(!wants.is_turn_over());
+        want(&mut wants, 9, 4 << 20, Why::Fill);
+        wants.asked(id(9), Time(1));
+        assert!(wants.is_turn_over());
+        wants.remove(id(4));
+        wants.remove(id(9));
+        assert_eq!((wants.busy(), wants.filling_now), (0, 0));
     }
 }
