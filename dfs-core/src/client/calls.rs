@@ -21,6 +21,10 @@ use tokio::time::timeout_at;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// No change is sent with less time than this left: a master that takes no longer answers somebody who
+/// still listens.
+const ATTEMPT_MIN: Duration = Duration::from_millis(150);
+
 /// How a request ended without an answer.
 pub(super) struct Given {
     /// The last attempt's error.
@@ -76,6 +80,10 @@ impl Client {
                     return Err(given);
                 }
             };
+            if is_mutation && deadline.saturating_duration_since(Instant::now()) < ATTEMPT_MIN {
+                given.timed_out = true;
+                return Err(given);
+            }
             let session = self.session.client();
             let until = deadline.min(Instant::now() + attempt);
             let request = make(session);

@@ -47,7 +47,7 @@ mod path_hints;
 #[cfg(feature = "net")]
 mod session;
 #[cfg(all(test, feature = "net"))]
-mod testing;
+pub(crate) mod testing;
 #[cfg(all(test, feature = "net"))]
 mod tests;
 

@@ -229,13 +229,18 @@ impl Client {
 
     async fn remove(&self, parent: Ino, name: &Name, body: Mutation) -> Result<Option<Ino>> {
         let mut keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
-        let known = self.add_named(&mut keys, parent, name);
+        let believed = self.cache.name(parent, name).flatten();
+        self.add_named(&mut keys, parent, name);
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
-        let (Ok(MutationOk::Removed { .. } | MutationOk::Done), true) = (&done, known) else {
-            self.changed_unseen(change, &done);
-            return removed(done);
-        };
+        // This answer may come before the word of an earlier change by somebody else.
+        match &done {
+            Ok(MutationOk::Removed { ino, .. }) if Some(*ino) == believed => {}
+            _ => {
+                self.changed_unseen(change, &done);
+                return removed(done);
+            }
+        }
         let learned = Learned {
             name: Some((parent, name, None)),
             ..Learned::default()
@@ -271,20 +276,21 @@ impl Client {
             Key::Node(to_parent),
         ];
         let believed = self.cache.name(from_parent, from_name).flatten();
-        let known = self.add_named(&mut keys, from_parent, from_name)
-            & self.add_named(&mut keys, to_parent, to_name);
+        let believed_there = self.cache.name(to_parent, to_name);
+        self.add_named(&mut keys, from_parent, from_name);
+        self.add_named(&mut keys, to_parent, to_name);
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else, which tells that the
-        // old name named something else than was believed here.
-        let moved = match &done {
-            Ok(MutationOk::Renamed { moved, .. }) => Some(*moved),
-            _ => None,
+        // names named something else than was believed here.
+        let (moved, met) = match &done {
+            Ok(MutationOk::Renamed { moved, met, .. }) => (Some(*moved), Some(*met)),
+            _ => (None, None),
         };
         if let Some(ino) = moved {
             self.cache.hints.note(to_parent, to_name, ino);
         }
-        if !known || moved.is_none() || moved != believed {
+        if moved.is_none() || moved != believed || met != believed_there {
             self.changed_unseen(change, &done);
             return removed(done);
         }
@@ -299,11 +305,10 @@ impl Client {
         removed(done)
     }
 
-    /// Adds the inode that a name stands for to what a change affects; false if it is not known.
-    fn add_named(&self, keys: &mut Vec<Key>, parent: Ino, name: &Name) -> bool {
+    /// Adds the inode that a name stands for, if it is known, to what a change affects.
+    fn add_named(&self, keys: &mut Vec<Key>, parent: Ino, name: &Name) {
         let named = self.cache.name(parent, name);
         keys.extend(named.flatten().map(Key::Node));
-        named.is_some()
     }
 
     /// Ends a change that failed, or that changed an inode we cannot name: what might be outdated is
@@ -325,7 +330,7 @@ impl Client {
 
 fn removed(done: Result<MutationOk>) -> Result<Option<Ino>> {
     match done? {
-        MutationOk::Removed { orphan } | MutationOk::Renamed { orphan, .. } => Ok(orphan),
+        MutationOk::Removed { orphan, .. } | MutationOk::Renamed { orphan, .. } => Ok(orphan),
         MutationOk::Done => Ok(None),
         _ => Err(ClientError::Mismatch { asked: "remove" }),
     }

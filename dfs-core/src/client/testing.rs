@@ -67,6 +67,8 @@ pub(crate) struct Script {
     pub applied: BTreeMap<OpId, MutationOk>,
     /// What renames move.
     pub moved: Ino,
+    /// What they find under the new name.
+    pub met: Option<Ino>,
     /// Every mutation request.
     pub asked: Vec<(OpId, Mutation)>,
     pub queries: usize,
@@ -110,6 +112,7 @@ impl Node {
             attrs: (1..10).map(|i| (Ino(i), attr(i))).collect(),
             applied: BTreeMap::new(),
             moved: Ino(0),
+            met: None,
             asked: Vec::new(),
             queries: 0,
             locks: 0,
@@ -225,6 +228,7 @@ impl Behaviour {
                 let ok = match body {
                     Mutation::Rename { .. } => MutationOk::Renamed {
                         moved: script.moved,
+                        met: script.met,
                         orphan: None,
                     },
                     _ => MutationOk::Done,

@@ -402,8 +402,13 @@ async fn regression_a_rename_caches_what_the_master_has_moved() {
     let node = Node::start().await;
     let client = connect(&[&node]).await;
     let (old, new) = (name("5"), name("6"));
-    for (moved, cached) in [(Ino(5), Some(Ino(5))), (Ino(7), None)] {
-        node.script().moved = moved;
+    let (five, six, seven) = (Ino(5), Some(Ino(6)), Ino(7));
+    for (moved, met, cached) in [
+        (five, six, Some(five)),
+        (seven, six, None),
+        (five, Some(seven), None),
+    ] {
+        (node.script().moved, node.script().met) = (moved, met);
         for (dir, name) in [(Ino(2), &old), (Ino(3), &new)] {
             client.lookup(dir, name).await.unwrap();
         }
@@ -411,7 +416,7 @@ async fn regression_a_rename_caches_what_the_master_has_moved() {
         let done = client.rename(Ino(2), &old, Ino(3), &new, mode).await;
         assert_eq!(done.unwrap(), None);
         let found = client.cache.name(Ino(3), &new).flatten();
-        assert_eq!(found, cached, "it moved {moved}");
+        assert_eq!(found, cached, "it moved {moved} over {met:?}");
     }
     client.shutdown().await;
 }

@@ -135,7 +135,8 @@ impl Journal {
                 // What a kill or a failed sync left in the page cache is replayed, so it must not
                 // go later. After a failed sync the pages pass for clean: only a new write of
                 // them reaches the disk.
-                file.write_at(0, &content[..done.offset])?;
+                let end = done.offset.min(content.len());
+                file.write_at(0, &content[..end])?;
                 file.sync_data()?;
             }
             next_seq = done.next_seq;

@@ -343,3 +343,18 @@ fn regression_what_is_replayed_after_a_failed_sync_outlives_the_next_power_cut()
     let (_, seen) = open(&disk).unwrap();
     assert_eq!(seen.len(), 3);
 }
+
+#[test]
+fn regression_a_file_that_ends_within_the_last_records_padding_opens() {
+    let disk = SimDisk::new();
+    drop(synced(&disk, &[5]));
+    let (path, at) = find(&disk, &payload(1, 5));
+    let file = disk.open(&path, false).unwrap();
+    file.set_len(at + 5).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    let (_, seen) = open(&disk).unwrap();
+    assert_eq!(seen, [(1, payload(1, 5))]);
+    let (_, again) = open(&disk).unwrap();
+    assert_eq!(again, seen);
+}

@@ -332,6 +332,8 @@ pub enum MutationOk {
     /// A name was removed or replaced; `orphan` is the inode if its last link went and a session
     /// may still have it open.
     Removed {
+        /// What the name named: its author may have thought otherwise.
+        ino: Ino,
         /// See above.
         orphan: Option<Ino>,
     },
@@ -341,6 +343,8 @@ pub enum MutationOk {
     Renamed {
         /// What the old name named, and the new one does now: its author may have thought otherwise.
         moved: Ino,
+        /// What the new name named before, if anything.
+        met: Option<Ino>,
         /// As in [`Removed`](Self::Removed), of what it replaced.
         orphan: Option<Ino>,
     },

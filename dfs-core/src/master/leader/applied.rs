@@ -1,4 +1,5 @@
 //! Committed entries: applied in order, each followed at once by what it means for the leader.
+use super::coherence::Moment;
 use super::event::MasterAction;
 use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, answered, refusal, reply};
@@ -82,7 +83,11 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        let author = applied.result.as_ref().map(|(op, _)| op.client);
+        let at = match &pending {
+            Some(Pending::Mutate { at, .. }) => *at,
+            _ => Moment::default(),
+        };
+        let author = applied.result.as_ref().map(|(op, _)| (op.client, at));
         let wait = leading
             .coherence
             .touch(author, &applied.touched, index, now, out);
@@ -93,7 +98,7 @@ impl Master {
         }
         let Some(pending) = pending else { return };
         match pending {
-            Pending::Mutate { to } => {
+            Pending::Mutate { to, .. } => {
                 let result = applied.result.map(|(_, result)| result);
                 match result {
                     Some(Ok(ok)) => self.mutated(to, wait, &entry.command, ok, out),

@@ -17,7 +17,7 @@
 //!
 //! Source: leases as in Gray and Cheriton, SOSP 1989; the recall by ack or expiry is theirs.
 use super::event::MasterAction;
-pub(super) use super::seats::{CoherenceConfig, Settled, WaitId};
+pub(super) use super::seats::{CoherenceConfig, Moment, Settled, WaitId};
 use super::seats::{Interest, Outstanding, Seat, Wait};
 use super::unsettled::{Depends, Unacked};
 use crate::types::{ClientId, Ino, LogIndex, Term, Time};
@@ -26,6 +26,9 @@ use crate::wire::master::Touched;
 use crate::wire::rpc::ConnId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// An author listens for its answer at least so long (the client sends no change with less time left).
+const AUTHOR_WAITS: Duration = Duration::from_millis(100);
 
 /// See the [module docs](self).
 #[derive(Debug)]
@@ -148,7 +151,8 @@ impl Coherence {
         if !seat.clean || seat.outstanding.values().any(is_late) {
             return Duration::ZERO;
         }
-        seat.granted_until = seat.granted_until.max(arrived + valid);
+        // Its clock may be slower than this one.
+        seat.granted_until = seat.granted_until.max(arrived + self.config.caches_margin);
         valid
     }
 
@@ -175,10 +179,18 @@ impl Coherence {
         }
     }
 
-    /// A change by `author` touched these inodes. `None`: nobody to wait for.
+    /// Now; an interest that is registered later is of a later moment.
+    pub fn moment(&mut self, at: Time) -> Moment {
+        let stamp = self.next();
+        Moment { stamp, at }
+    }
+
+    /// A change touched these inodes. `None`: nobody to wait for. Its author, and when the change was
+    /// asked for: until it is answered the author keeps nothing that it read before. One that was kept
+    /// waiting may have given up and read the old state since: it is told, and not waited for.
     pub fn touch(
         &mut self,
-        author: Option<ClientId>,
+        author: Option<(ClientId, Moment)>,
         touched: &[Touched],
         as_of: LogIndex,
         now: Time,
@@ -188,26 +200,36 @@ impl Coherence {
         let mut pending: BTreeSet<(ClientId, u64)> = BTreeSet::new();
         for touched in touched {
             for client in self.interested.get(&touched.ino).into_iter().flatten() {
-                if Some(*client) == author {
-                    continue;
-                }
+                let asked_at = author.filter(|(author, _)| author == client);
+                let asked_at = asked_at.map(|(_, asked)| match now.since(asked.at) {
+                    late if late >= AUTHOR_WAITS => asked.stamp,
+                    _ => u64::MAX,
+                });
                 let seat = self
                     .seats
                     .get(client)
                     .and_then(|seat| seat.inos.get(&touched.ino));
-                match seat {
-                    Some(Interest::Live(_)) => fresh.entry(*client).or_default().push(*touched),
-                    Some(Interest::Leaving(seq)) => {
+                match (seat, asked_at) {
+                    (Some(Interest::Live(stamp)), Some(at)) if *stamp < at => {}
+                    (Some(Interest::Live(_)), _) => {
+                        fresh.entry(*client).or_default().push(*touched);
+                    }
+                    (Some(Interest::Leaving(seq)), None) => {
+                        self.unacked
+                            .add(*client, *seq, std::iter::once(touched.ino));
                         pending.insert((*client, *seq));
                     }
-                    None => {}
+                    (Some(Interest::Leaving(_)), Some(_)) | (None, _) => {}
                 }
             }
         }
         for (client, touched) in fresh {
             let seq = self.invalidate(client, touched, as_of, now, out);
-            pending.insert((client, seq));
+            if author.is_none_or(|(author, _)| author != client) {
+                pending.insert((client, seq));
+            }
         }
+        let author = author.map(|(author, _)| author);
         let election = !touched.is_empty() && !self.knows_all_but(author, now);
         self.wait_for(pending, election)
     }
@@ -223,8 +245,10 @@ impl Coherence {
     ) -> u64 {
         let seq = self.next();
         if let Some(seat) = self.seats.get_mut(&client) {
-            let inos = touched.iter().map(|t| t.ino);
-            self.unacked.add(client, seq, inos);
+            if as_of > LogIndex(0) {
+                let inos = touched.iter().map(|t| t.ino);
+                self.unacked.add(client, seq, inos);
+            }
             for t in &touched {
                 if let Some(Interest::Live(at)) = seat.inos.insert(t.ino, Interest::Leaving(seq)) {
                     seat.order.remove(&at);

@@ -29,7 +29,14 @@ fn two() -> (Coherence, Vec<MasterAction>) {
 }
 
 fn touch(c: &mut Coherence, by: ClientId, at: u64, out: &mut Vec<MasterAction>) -> Option<WaitId> {
-    c.touch(Some(by), &[everything(I)], LogIndex(5), ms(at), out)
+    let asked = c.moment(ms(at));
+    c.touch(
+        Some((by, asked)),
+        &[everything(I)],
+        LogIndex(5),
+        ms(at),
+        out,
+    )
 }
 
 fn pushed(out: &mut Vec<MasterAction>) -> Vec<(ConnId, u64)> {
@@ -84,13 +91,13 @@ fn a_second_change_waits_for_the_same_ack() {
 }
 
 #[test]
-fn a_silent_session_is_waited_for_until_its_grant_has_run_out_and_not_longer() {
+fn a_silent_session_is_waited_for_until_its_grant_has_run_out_by_any_clock() {
     let (mut c, mut out) = two();
     c.register(A, I, &mut out, ms(1));
     let wait = touch(&mut c, B, 1500, &mut out).unwrap();
-    c.tick(ms(1999));
+    c.tick(ms(2199));
     assert!(c.take_settled().is_empty());
-    c.tick(ms(2000));
+    c.tick(ms(2200));
     assert_eq!(
         c.take_settled(),
         vec![Settled {
@@ -107,14 +114,14 @@ fn a_session_that_never_acks_gets_no_further_grant() {
     touch(&mut c, B, 10, &mut out).unwrap();
     assert_eq!(c.grant(A, ms(500), ms(500)), Duration::from_secs(2));
     assert_eq!(c.grant(A, ms(1100), ms(1100)), Duration::ZERO);
-    c.tick(ms(2499));
+    c.tick(ms(2699));
     assert!(c.take_settled().is_empty());
-    c.tick(ms(2500));
+    c.tick(ms(2700));
     assert_eq!(c.take_settled().len(), 1);
     // The next change does not wait for it either, and its ack brings it back.
-    assert_eq!(touch(&mut c, B, 2600, &mut out), None);
+    assert_eq!(touch(&mut c, B, 2720, &mut out), None);
     let seq = pushed(&mut out)[0].1;
-    assert_eq!(c.grant(A, ms(2700), ms(2700)), Duration::ZERO);
+    assert_eq!(c.grant(A, ms(2750), ms(2750)), Duration::ZERO);
     c.ack(A, seq);
     assert_eq!(c.grant(A, ms(2800), ms(2800)), Duration::from_secs(2));
 }
@@ -209,12 +216,55 @@ fn the_oldest_interests_are_dropped_beyond_the_bound_and_stay_until_acked() {
     };
     let old = everything(Ino(0));
     assert!(
-        c.touch(Some(B), &[old], LogIndex(1), ms(2), &mut out)
-            .is_some()
+        c.touch(
+            Some((B, Moment::default())),
+            &[old],
+            LogIndex(1),
+            ms(2),
+            &mut out
+        )
+        .is_some()
     );
     c.ack(A, seq);
     assert!(
-        c.touch(Some(B), &[old], LogIndex(1), ms(2), &mut out)
-            .is_none()
+        c.touch(
+            Some((B, Moment::default())),
+            &[old],
+            LogIndex(1),
+            ms(2),
+            &mut out
+        )
+        .is_none()
     );
+}
+
+#[test]
+fn regression_an_author_that_was_kept_waiting_is_told_of_its_change() {
+    for (late, told) in [(50, 0), (300, 1)] {
+        let (mut c, mut out) = two();
+        c.register(A, I, &mut out, ms(1));
+        let asked = c.moment(ms(10));
+        // It has given up and reads what is not changed yet.
+        c.register(A, I, &mut out, ms(10 + late - 1));
+        let all = [everything(I)];
+        let wait = c.touch(Some((A, asked)), &all, LogIndex(5), ms(10 + late), &mut out);
+        assert_eq!(
+            (wait, pushed(&mut out).len()),
+            (None, told),
+            "after {late} ms"
+        );
+    }
+}
+
+#[test]
+fn what_a_session_has_read_before_its_change_is_its_own_affair_however_late() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    let asked = c.moment(ms(10));
+    let all = [everything(I)];
+    assert_eq!(
+        c.touch(Some((A, asked)), &all, LogIndex(5), ms(900), &mut out),
+        None
+    );
+    assert!(out.is_empty());
 }

@@ -1,6 +1,6 @@
 //! What a leader keeps for its term, and what it waits for.
 use super::clock::LogClock;
-use super::coherence::{Coherence, CoherenceConfig, WaitId};
+use super::coherence::{Coherence, CoherenceConfig, Moment, WaitId};
 use super::config::MasterConfig;
 use super::lock_waits::LockWaits;
 use super::opens::Opens;
@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A proposal in flight.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// A client's mutation.
-    Mutate { to: ReplyTo },
+    /// A client's mutation, and when it was asked for.
+    Mutate { to: ReplyTo, at: Moment },
     /// A client's lock.
     Lock(LockAsked),
     /// A session begins.
@@ -253,7 +253,11 @@ impl Held {
     pub fn refused(&self, not_leader: &WireError) -> (ReplyTo, WireError) {
         match self {
             Self::Reply { to, .. } => (*to, ErrorCode::UnknownOutcome.into()),
-            Self::Answer { to, .. } => (*to, not_leader.clone()),
+            Self::Answer { to, answer } => match **answer {
+                // It is held.
+                Ok(MasterResponse::Locked { .. }) => (*to, ErrorCode::UnknownOutcome.into()),
+                _ => (*to, not_leader.clone()),
+            },
             Self::Recalled(asked) | Self::Unknown(asked) => (asked.to, not_leader.clone()),
         }
     }

@@ -155,7 +155,15 @@ impl Master {
         }
         let of_locks = matches!(body, Mutation::Unlock { .. } | Mutation::Abandon { .. });
         let locks = of_locks.then(|| body.clone());
-        self.propose(Command::Mutate { op, low, body }, Pending::Mutate { to });
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let at = leading.coherence.moment(now);
+        self.propose(
+            Command::Mutate { op, low, body },
+            Pending::Mutate { to, at },
+        );
         if let Some(body) = locks {
             self.foresee_locks(op.client, &body, out);
         }
@@ -243,7 +251,18 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        if leading.reads_count + leading.held.len() >= self.config.reads_max {
+        // What keeps stores serving and caches valid waits behind nothing.
+        let is_vital = matches!(what, ReadKind::Heartbeat(_) | ReadKind::KeepAlive { .. });
+        if !is_vital && leading.reads_count + leading.held.len() >= self.config.reads_max {
+            if let ReadKind::Open(OpenAsked {
+                client,
+                ino,
+                fresh: true,
+                ..
+            }) = what
+            {
+                leading.opens.release(client, ino);
+            }
             let detail = "too many questions are waiting";
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;

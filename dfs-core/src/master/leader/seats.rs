@@ -9,6 +9,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WaitId(pub u64);
 
+/// A moment in the order in which interests are registered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moment {
+    pub stamp: u64,
+    pub at: Time,
+}
+
 /// A wait that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settled {

@@ -163,7 +163,7 @@ fn a_change_waits_for_a_silent_cache_no_longer_than_its_grant() {
     let began = bench.now();
     let pending = bench.send(CLIENT_A, mutate(A, 2, chmod(ino, 0o600)));
     bench.run_until("answered", |b| b.has_reply(pending));
-    assert!(bench.now().since(began).as_millis() <= 2100);
+    assert!(bench.now().since(began).as_millis() <= 2300);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Answers that tell of a change which a session that caches the old state has not heard of.
 use super::bench::{Bench, CLIENT_A, CLIENT_B};
 use super::{A, B, chmod, create, getattr, ino_of, keep_alive, mode_of, mutate, one, open};
-use crate::types::{ClientId, Ino, Name};
+use crate::master::leader::leading::Held;
+use crate::types::{ClientId, Ino, LogIndex, Name, OpId};
 use crate::wire::ErrorCode;
 use crate::wire::master::{MasterRequest, MasterResponse};
 use crate::wire::rpc::{ConnId, ReplyTo};
-use crate::wire::{Mutation, Push, Query};
+use crate::wire::{Mutation, MutationOk, Push, Query};
 
 const C: ClientId = ClientId(0xc);
 const CLIENT_C: ConnId = ConnId(1003);
@@ -128,4 +129,57 @@ fn an_answer_waits_no_longer_than_a_silent_sessions_grant() {
         !is_waiting(&mut bench, again),
         "its caches are not used any more"
     );
+}
+
+#[test]
+fn regression_who_disowns_a_change_that_was_made_waits_for_the_others_too() {
+    let (mut bench, f, _) = three();
+    let changed = bench.send(CLIENT_A, mutate(A, 3, chmod(f, 0o600)));
+    assert!(is_waiting(&mut bench, changed));
+    let op = OpId { client: A, seq: 3 };
+    let disown = MasterRequest::Mutate {
+        op: OpId { client: A, seq: 4 },
+        low: 3,
+        body: Mutation::Abandon { op },
+    };
+    let disowned = bench.send(CLIENT_A, disown);
+    assert!(
+        is_waiting(&mut bench, disowned),
+        "it says that the change was made"
+    );
+    ack(&mut bench);
+    for asked in [changed, disowned] {
+        let Ok(MasterResponse::Mutated(MutationOk::Attr(attr))) = bench.reply(asked).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(attr.mode, 0o600);
+    }
+}
+
+#[test]
+fn regression_a_lock_that_is_held_is_not_called_refused_when_the_lead_is_lost() {
+    let (to, not_leader) = (
+        ReplyTo {
+            conn: CLIENT_A,
+            id: 1,
+        },
+        ErrorCode::NotLeader.into(),
+    );
+    let attr = || crate::client::testing::attr(9);
+    for (answer, expected) in [
+        (
+            MasterResponse::Locked {
+                attr: attr(),
+                as_of: LogIndex(4),
+                layout: None,
+            },
+            ErrorCode::UnknownOutcome,
+        ),
+        (MasterResponse::Done, ErrorCode::NotLeader),
+    ] {
+        let answer = Box::new(Ok(answer));
+        let held = Held::Answer { to, answer };
+        assert_eq!(held.refused(&not_leader).1.code, expected);
+    }
 }

@@ -21,6 +21,8 @@ impl<K: Kv> MasterState<K> {
             return Ok(Err(WireError::new(ErrorCode::Invalid, detail)));
         }
         if let Some(row) = Sessions::result(&self.kv, target)? {
+            // Answered as a repeated op is: when nobody caches any more what it made stale.
+            effects.touched.extend(row.touched.iter().copied());
             return Ok(row.result);
         }
         if self.sessions.abort(&mut self.kv, target)? {

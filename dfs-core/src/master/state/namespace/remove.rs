@@ -28,7 +28,8 @@ pub(super) fn unlink(
         return Err(ErrorCode::IsDir.into());
     }
     let orphan = drop_name(tx, parent, name, purge)?;
-    Ok(MutationOk::Removed { orphan })
+    let ino = entry.ino;
+    Ok(MutationOk::Removed { ino, orphan })
 }
 
 /// Takes a non-directory's name away; unless purged, the name remembers what it was.
@@ -63,6 +64,7 @@ pub(super) fn rmdir(tx: &mut Tx<'_>, parent: Ino, name: &Name) -> Result<Mutatio
     }
     remove_dir(tx, parent, name)?;
     Ok(MutationOk::Removed {
+        ino: entry.ino,
         orphan: Some(entry.ino),
     })
 }

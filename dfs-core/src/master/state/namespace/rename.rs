@@ -33,6 +33,7 @@ pub(super) fn rename(
     check_flags(target, mode)?;
     let done = |orphan| MutationOk::Renamed {
         moved: moved.ino,
+        met: target.map(|t| t.ino),
         orphan,
     };
     if target.is_some_and(|t| t.ino == moved.ino) {

@@ -6,7 +6,7 @@ use crate::wire::{ErrorCode, Mutation, MutationOk};
 
 fn removed(done: Result<MutationOk, ErrorCode>) -> Option<crate::types::Ino> {
     match done.unwrap() {
-        MutationOk::Removed { orphan } | MutationOk::Renamed { orphan, .. } => orphan,
+        MutationOk::Removed { orphan, .. } | MutationOk::Renamed { orphan, .. } => orphan,
         other => panic!("{other:?}"),
     }
 }
