@@ -11,13 +11,15 @@
 //! 1. an inode is *known* here only by news from this configuration or later: a note with an index
 //!    above the map's, or a listing row of a state at least as new as that map;
 //! 2. `Done` means that after a whole pass nothing listed is missing, every batch of it is durable,
-//!    and the cursor has reached the newest listed state: later changes come as notes.
+//!    and the cursor has reached the newest listed state: later changes come as notes;
+//! 3. a stamp that is held and whose inode a listing passes over is of a file that went while the
+//!    group was not this store's: the listing is no older than any note that was applied.
 //!
 //! Why 1 suffices for stamps: commits before this epoch are in the listing; commits in it have W
 //! marks among its members, so a reader of R members meets one.
 use super::fill_count::WideFiles;
 use super::machine::{CallKind, Cx, Replica};
-use super::tables::{ObjectRow, TableError, Tx};
+use super::tables::{ObjectRow, TableError, Tx, bad_key, keys};
 use super::wants::Why;
 use crate::types::{ChunkNo, Epoch, Ino, LogIndex, ObjectId, PgId, PgPhase, Time};
 use crate::wire::master::{MasterResponse, PgRow};
@@ -29,6 +31,8 @@ use std::time::Duration;
 
 /// Wait before a page is asked for again after an error or a state that was too old.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Stamps looked at together.
+const STAMPS: usize = 512;
 /// How much more is copied at a time when repair is boosted.
 pub(super) const BOOST: usize = 4;
 /// Wait before another pass; it doubles up to [`PASS_AGAIN_MAX`] while passes fail.
@@ -327,6 +331,7 @@ impl Replica {
         for row in rows {
             self.take_row(cx, &mut tx, pg, row, &mut left)?;
         }
+        self.drop_stamps_of_the_gone(cx, &mut tx, pg, rows, is_last)?;
         let fill = self.fills.get_mut(&pg).expect("the caller found it");
         if let Some(last) = rows.last() {
             fill.after = Some((last.ino, last.chunk));
@@ -343,6 +348,40 @@ impl Replica {
         self.persist(cx, tx, Vec::new());
         self.page_maybe_done(cx, pg);
         Ok(())
+    }
+
+    /// Drops stamps of inodes that a page passes over (invariant 3).
+    fn drop_stamps_of_the_gone(
+        &mut self,
+        cx: &Cx<'_>,
+        tx: &mut Tx,
+        pg: PgId,
+        rows: &[PgRow],
+        is_last: bool,
+    ) -> Result<(), TableError> {
+        let stamped = rows.iter().filter(|row| row.clean.is_some());
+        let stamped: BTreeSet<Ino> = stamped.map(|row| row.ino).collect();
+        let upto = rows.last().filter(|_| !is_last).map(|row| row.ino);
+        let mut after = self.fills[&pg].after.map(|(ino, _)| keys::stamp(pg, ino));
+        loop {
+            let prefix = keys::of_pg(b's', pg);
+            let held = self
+                .tables
+                .scan(cx.store, &prefix, after.as_deref(), STAMPS)?;
+            for (key, _) in &held {
+                let ino = keys::parse_stamp(key).ok_or_else(|| bad_key(key))?;
+                if upto.is_some_and(|upto| ino > upto) {
+                    return Ok(());
+                }
+                if !stamped.contains(&ino) {
+                    self.tables.delete(tx, key.clone());
+                }
+            }
+            if held.len() < STAMPS {
+                return Ok(());
+            }
+            after = held.last().map(|(key, _)| key.clone());
+        }
     }
 
     fn take_row(

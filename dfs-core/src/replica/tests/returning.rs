@@ -266,3 +266,40 @@ fn regression_a_group_that_was_emptied_is_not_walked_again() {
     }
     assert_eq!(rig.replica.purge.walks, 1);
 }
+
+#[test]
+fn regression_stamps_of_files_that_went_meanwhile_do_not_come_back_with_the_group() {
+    let mut rig = Rig::serving();
+    rig.committed(11, 1);
+    let known = |stamp: Stamp| match stamp {
+        Stamp::Known { clean, .. } => clean.0,
+        Stamp::Unknown => panic!("it is told"),
+    };
+    assert!(known(rig.stamp(INO, 1).unwrap()) > Revision(0));
+    // Others took its place, and it is given back before anything of it was wiped.
+    let filling = PgInfo {
+        filling: vec![ME],
+        prior: vec![peer(4)],
+        phase: PgPhase::Copying,
+        ..info(2, &[1, 2, 3])
+    };
+    rig.learn(map(20, filling));
+    rig.settle();
+    let listing = std::iter::from_fn(|| rig.call()).find(|call| {
+        matches!(&call.request, Request::Master(MasterRequest::PgListing { pg, .. }) if *pg == PG)
+    });
+    let row = crate::wire::master::PgRow {
+        ino: Ino(INO.0 + 1),
+        chunk: ChunkNo(0),
+        objects: vec![],
+        clean: Some((Revision(3), op(7))),
+        is_wide: false,
+    };
+    let page = MasterResponse::PgListing(vec![row], LogIndex(25), true);
+    let answer = Ok((Response::Master(page), Bytes::new()));
+    rig.call_done(listing.expect("a listing").token, answer);
+    rig.settle();
+    assert_eq!(known(rig.stamp(INO, 2).unwrap()), Revision(0), "it is gone");
+    let next = rig.stamp(Ino(INO.0 + 1), 2).unwrap();
+    assert_eq!(known(next), Revision(3));
+}

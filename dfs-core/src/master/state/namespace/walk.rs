@@ -5,7 +5,7 @@ use crate::master::state::StateError;
 use crate::store::KvRead;
 use crate::types::{FileKind, Ino, Name};
 use crate::wire::{ErrorCode, WireError};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Symlinks that one walk follows.
 const LINKS_FOLLOWED_MAX: u32 = 40;
@@ -85,7 +85,9 @@ pub(super) fn paths(kv: &dyn KvRead, ino: Ino, limit: usize) -> Result<Vec<Vec<u
     for (dir, name) in read::links(kv, ino, limit)? {
         let mut parts = vec![name];
         let mut at = dir;
-        while at != Ino::ROOT {
+        // Damaged tables may hold a circle.
+        let mut seen = BTreeSet::new();
+        while at != Ino::ROOT && seen.insert(at) {
             let Some((above, name)) = read::links(kv, at, 1)?.pop() else {
                 break;
             };
