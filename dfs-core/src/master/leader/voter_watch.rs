@@ -20,6 +20,7 @@ use super::machine::Master;
 use crate::types::{NodeId, RaftId, Time};
 use crate::wire::NodeRequest;
 use crate::wire::master::Voting;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -167,8 +168,8 @@ impl Master {
         }
         watch.told.retain(|_, at| now.since(*at) < TELL_EVERY);
         for (node, addr, raft_id) in strays {
-            if !watch.told.contains_key(&raft_id) {
-                watch.told.insert(raft_id, now);
+            if let Entry::Vacant(told) = watch.told.entry(raft_id) {
+                told.insert(now);
                 tracing::info!(?raft_id, %node, "this node shall let go of its vote");
                 self.tokens += 1;
                 let request = NodeRequest::RetireVoter { raft_id, term };

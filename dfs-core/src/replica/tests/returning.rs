@@ -288,7 +288,7 @@ fn regression_stamps_of_files_that_went_meanwhile_do_not_come_back_with_the_grou
     let listing = std::iter::from_fn(|| rig.call()).find(|call| {
         matches!(&call.request, Request::Master(MasterRequest::PgListing { pg, .. }) if *pg == PG)
     });
-    let row = crate::wire::master::PgRow {
+    let row = PgRow {
         ino: Ino(INO.0 + 1),
         chunk: ChunkNo(0),
         objects: vec![],
