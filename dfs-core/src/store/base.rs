@@ -37,6 +37,13 @@ impl MemBase {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Other tables that hold what these hold now.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let tables = self.0.lock().expect("no holder of this lock panics");
+        Self(Arc::new(Mutex::new(Arc::clone(&tables))))
+    }
 }
 
 impl Base for MemBase {

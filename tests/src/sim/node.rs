@@ -232,6 +232,15 @@ impl Node {
         Ok(daemon)
     }
 
+    /// The store as it would open if the power went now and nothing unsynced were left. A disk with
+    /// damage may not give one.
+    pub fn store_after_power_cut(&self) -> Option<ObjectStore> {
+        let disk = Arc::new(self.disk.durable());
+        let base = Arc::new(self.store_base.fork());
+        let opened = ObjectStore::open(disk, base, &self.meta, self.plan.store_options());
+        opened.ok().map(|(store, _)| store)
+    }
+
     /// A node becomes a member of the group while it runs.
     pub fn become_voter(&mut self, id: RaftId, fx: &mut Fabric) -> Result<(), String> {
         if self.raft_id == Some(id) {
