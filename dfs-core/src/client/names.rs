@@ -230,7 +230,7 @@ impl Client {
     async fn remove(&self, parent: Ino, name: &Name, body: Mutation) -> Result<Option<Ino>> {
         let mut keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
         let believed = self.cache.name(parent, name).flatten();
-        self.add_named(&mut keys, parent, name);
+        keys.extend(believed.map(Key::Node));
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else.
@@ -277,8 +277,8 @@ impl Client {
         ];
         let believed = self.cache.name(from_parent, from_name).flatten();
         let believed_there = self.cache.name(to_parent, to_name);
-        self.add_named(&mut keys, from_parent, from_name);
-        self.add_named(&mut keys, to_parent, to_name);
+        keys.extend(believed.map(Key::Node));
+        keys.extend(believed_there.flatten().map(Key::Node));
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else, which tells that the
@@ -303,12 +303,6 @@ impl Client {
         };
         change.end(learned);
         removed(done)
-    }
-
-    /// Adds the inode that a name stands for, if it is known, to what a change affects.
-    fn add_named(&self, keys: &mut Vec<Key>, parent: Ino, name: &Name) {
-        let named = self.cache.name(parent, name);
-        keys.extend(named.flatten().map(Key::Node));
     }
 
     /// Ends a change that failed, or that changed an inode we cannot name: what might be outdated is

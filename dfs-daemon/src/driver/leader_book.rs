@@ -3,6 +3,10 @@
 //! A voter knows from Raft; other nodes ask. A call goes to the address known; `NotLeader` names a
 //! better one; when nobody is known, all voters and members known are asked at once, and the answer
 //! of the highest term counts.
+//!
+//! A call that fails makes the address forgotten here, but not what this node's voter knows: that is
+//! told to who asks. Otherwise a leader that was slow for a moment could be forgotten by all nodes, and
+//! as it goes on leading, no voter has news that would bring it back.
 use bytes::Bytes;
 use dfs_core::net::pool::Pool;
 use dfs_core::wire::WireError;
@@ -24,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct LeaderBook {
     hint: Arc<Mutex<LeaderHint>>,
+    /// What this node's voter said last.
+    of_voter: Arc<Mutex<LeaderHint>>,
     pool: Pool,
 }
 
@@ -33,6 +39,7 @@ impl LeaderBook {
     pub fn new(pool: Pool) -> Self {
         Self {
             hint: Arc::default(),
+            of_voter: Arc::default(),
             pool,
         }
     }
@@ -41,14 +48,35 @@ impl LeaderBook {
         self.hint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn of_voter(&self) -> MutexGuard<'_, LeaderHint> {
+        self.of_voter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is known.
     #[must_use]
     pub fn hint(&self) -> LeaderHint {
-        self.lock().clone()
+        let mut hint = self.lock().clone();
+        let of_voter = self.of_voter();
+        if hint.leader.is_none() && of_voter.term >= hint.term {
+            (hint.leader, hint.leader_node) = (of_voter.leader, of_voter.leader_node);
+            hint.term = of_voter.term;
+        }
+        hint
     }
 
-    /// Learns from this node's own voter, or from somebody's answer. An older term is ignored.
-    pub fn learn(&self, new: LeaderHint) {
+    /// Learns from this node's own voter.
+    pub fn learn_of_voter(&self, new: LeaderHint) {
+        *self.of_voter() = new.clone();
+        self.learn(new);
+    }
+
+    /// This node's voter has stopped.
+    pub fn forget_voter(&self) {
+        *self.of_voter() = LeaderHint::default();
+    }
+
+    /// Learns from somebody's answer. An older term is ignored.
+    fn learn(&self, new: LeaderHint) {
         let mut hint = self.lock();
         if new.term < hint.term || (new.term == hint.term && new.leader.is_none()) {
             return;
@@ -106,10 +134,13 @@ impl LeaderBook {
         deadline: Instant,
     ) -> CallResult {
         let mut last = WireError::new(ErrorCode::Unavailable, "no master is known");
+        let mut found = None;
         loop {
-            let Some(addr) = self.hint().leader else {
+            let known = self.lock().leader;
+            let Some(addr) = known.or(found.take()) else {
                 self.discover().await;
-                if self.hint().leader.is_none() {
+                found = self.hint().leader;
+                if found.is_none() {
                     if Instant::now() + PAUSE >= deadline {
                         return Err(last);
                     }
@@ -140,5 +171,44 @@ impl LeaderBook {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_core::net::pool::PoolConfig;
+    use dfs_core::net::{ClusterKey, ConnOptions, Credentials};
+    use dfs_core::types::Term;
+
+    fn hint(port: u16, term: u64) -> LeaderHint {
+        let leader = (port > 0).then(|| SocketAddr::from(([127, 0, 0, 1], port)));
+        let term = Term(term);
+        LeaderHint {
+            leader,
+            term,
+            ..LeaderHint::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn regression_who_was_slow_is_forgotten_and_told_all_the_same_while_the_voter_knows() {
+        let book = LeaderBook::new(Pool::new(
+            Credentials::new(ClusterKey::from_bytes([7; 32])),
+            ConnOptions::default(),
+            PoolConfig::default(),
+        ));
+        book.learn_of_voter(hint(7, 3));
+        let leader = hint(7, 3).leader;
+        book.forget(leader.unwrap());
+        assert_eq!(book.lock().leader, None);
+        assert_eq!(book.hint().leader, leader, "who asks is told");
+        book.learn(hint(8, 4));
+        book.forget(hint(8, 4).leader.unwrap());
+        assert_eq!(book.hint().leader, None, "of an older term");
+        book.learn_of_voter(hint(9, 4));
+        book.learn_of_voter(hint(0, 4));
+        book.forget(hint(9, 4).leader.unwrap());
+        assert_eq!(book.hint().leader, None, "the voter has lost it too");
     }
 }

@@ -367,6 +367,7 @@ impl Client {
                 }
                 // Mostly at once, sometimes late, now and then not at all.
                 let pause = match cx.fx.pick(20) {
+                    _ if cx.oracle.is_calm => cx.fx.ms(0, 1),
                     0 => return,
                     1 | 2 => cx.fx.ms(10, 2_500),
                     _ => cx.fx.ms(0, 1),
@@ -374,8 +375,8 @@ impl Client {
                 self.later(pause, ClientTimer::Ack(conn, seq), cx.fx);
             }
             Push::Recall { seq, ino, .. } => match cx.fx.pick(10) {
-                0 => {}
-                1..=3 => self.later(Duration::ZERO, ClientTimer::Ack(conn, seq), cx.fx),
+                0 if !cx.oracle.is_calm => {}
+                0..=3 => self.later(Duration::ZERO, ClientTimer::Ack(conn, seq), cx.fx),
                 _ if self.is_putting(ino) => self.recalls.push((ino, conn, seq)),
                 _ => self.later(Duration::ZERO, ClientTimer::Ack(conn, seq), cx.fx),
             },

@@ -66,6 +66,8 @@ pub(super) struct Daemon {
     /// Connections it opened, by node and order.
     pub conns: BTreeMap<(usize, bool), ConnId>,
     pub hint: LeaderHint,
+    /// What its voter said last.
+    pub hint_of_voter: LeaderHint,
     /// The last map that passed through, for planted bugs.
     pub map: Option<PgMap>,
     /// It is kept from the replica until then.
@@ -93,9 +95,19 @@ impl Daemon {
             calls: BTreeMap::new(),
             conns: BTreeMap::new(),
             hint: LeaderHint::default(),
+            hint_of_voter: LeaderHint::default(),
             map: None,
             map_until: Time(0),
         })
+    }
+
+    /// Where the leader is, for who asks.
+    pub fn hint(&self) -> LeaderHint {
+        let of_voter = &self.hint_of_voter;
+        match self.hint.leader {
+            None if of_voter.term >= self.hint.term && self.voter.is_some() => of_voter.clone(),
+            _ => self.hint.clone(),
+        }
     }
 
     /// Opens log and tables of a member and runs it.

@@ -144,7 +144,10 @@ impl FaultPlan {
         let mut at = dice.ms(often / 4, often * 2);
         while at < chaos {
             let kind = dice.kind(&weights);
-            let hit = dice.hit(kind, rots_on.is_some());
+            let mut hit = dice.hit(kind, rots_on.is_some());
+            if let (Hit::Wipe { all, .. }, Part::Replication) = (&mut hit, settings.part) {
+                *all = false; // There is one voter only.
+            }
             faults.push(Planned { at, hit });
             at += dice.ms(often / 4, often * 2);
         }

@@ -1,6 +1,6 @@
 //! What a node does with packets, timers and the actions of its machines.
 use super::bugs::Bug;
-use super::daemon::Caller;
+use super::daemon::{Caller, Daemon};
 use super::fabric::{Ev, Fabric};
 use super::network::{End, Packet};
 use super::node::{Node, NodeTimer};
@@ -82,11 +82,8 @@ impl Node {
     fn on_node_request(&mut self, from: ReplyTo, request: NodeRequest, fx: &mut Fabric) {
         let body = match request {
             NodeRequest::WhoLeads => {
-                let hint = self
-                    .daemon
-                    .as_ref()
-                    .map(|d| d.hint.clone())
-                    .unwrap_or_default();
+                let hint = self.daemon.as_deref().map(Daemon::hint);
+                let hint = hint.unwrap_or_default();
                 Ok(NodeResponse::Leader(hint))
             }
             NodeRequest::BecomeVoter { raft_id, .. } => self
@@ -281,6 +278,7 @@ impl Node {
                     fx.now,
                     format_args!("node {}: leader {says:?}, term {}", self.index, hint.term),
                 );
+                daemon.hint_of_voter = hint.clone();
                 daemon.hint = hint;
             }
             MasterAction::Fatal(why) => fx.fail(format!("node {}: fatal: {why}", self.index)),

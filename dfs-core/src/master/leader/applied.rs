@@ -278,7 +278,10 @@ impl Master {
             };
             match leading.held.remove(&settled.wait) {
                 Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
-                Some(Held::Answer { to, answer }) => out.push(answered(to, *answer)),
+                Some(Held::Answer { to, answer }) => {
+                    leading.held_answers -= 1;
+                    out.push(answered(to, *answer));
+                }
                 Some(Held::Unknown(asked)) => self.check_open(asked, out),
                 Some(Held::Recalled(asked)) => self.fence(asked, &settled.lapsed, out),
                 None => {}

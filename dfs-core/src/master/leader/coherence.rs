@@ -438,7 +438,7 @@ impl Coherence {
         for ino in seat.inos.keys() {
             forget(&mut self.interested, *ino, client);
         }
-        for (seq, outstanding) in seat.outstanding.iter().filter(|(_, o)| !o.lapsed) {
+        for (seq, outstanding) in &seat.outstanding {
             self.unacked.remove(client, *seq, outstanding.inos());
             self.count_down(&outstanding.waits, None);
         }

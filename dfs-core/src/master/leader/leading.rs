@@ -176,6 +176,8 @@ pub(super) struct Leading {
     /// Reads in all three.
     pub reads_count: usize,
     pub held: BTreeMap<WaitId, Held>,
+    /// Of these, [`Held::Answer`].
+    pub held_answers: usize,
     pub watchers: BTreeMap<ConnId, Ino>,
     /// Inodes whose writers ended, to be sealed.
     pub unsealed: BTreeSet<Ino>,
@@ -222,6 +224,7 @@ impl Leading {
             confirmed: Vec::new(),
             reads_count: 0,
             held: BTreeMap::new(),
+            held_answers: 0,
             watchers: BTreeMap::new(),
             unsealed: BTreeSet::new(),
             orphans_after: Ino(0),

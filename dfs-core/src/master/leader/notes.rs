@@ -49,7 +49,8 @@ impl Master {
             // A store takes only what is newer than its cursor: let the log move on.
             let upto = self.state.notes_trimmed().map_err(broken)?;
             self.propose_task(Task::Nudge, Command::TrimNotes { upto });
-        } else {
+        } else if upto == self.state.applied().index {
+            // They are true as of what is applied here, so not if notes had to be left out.
             notes.extend(again.into_iter().map(|(pg, note)| (upto, pg, note)));
         }
         Ok((notes, upto))

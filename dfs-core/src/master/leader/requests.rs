@@ -170,7 +170,7 @@ impl Master {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        let in_flight = |l: &Leading| l.pending.len() + l.held.len();
+        let in_flight = |l: &Leading| l.pending.len() + l.held.len() - l.held_answers;
         let max = self.config.proposals_max;
         self.leading.as_deref().is_some_and(|l| in_flight(l) >= max)
     }

@@ -10,7 +10,8 @@
 //! Invariants:
 //! 1. what is held was true when it was computed, which is after it was asked: the answer is as
 //!    linearizable as one sent at once;
-//! 2. nobody waits for pushes to itself: its own caches are ordered by the index in the answer;
+//! 2. nobody waits for pushes to itself: they go before the answer on the same connection, and a
+//!    session that binds another one has dropped its caches;
 //! 3. after an election an answer waits, as a change does, until the caches of all sessions are
 //!    known here: what the former leader had not settled may be in the state;
 //! 4. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
@@ -95,6 +96,7 @@ impl Master {
             Some(wait) => {
                 let answer = Box::new(answer);
                 leading.held.insert(wait, Held::Answer { to, answer });
+                leading.held_answers += 1;
             }
             None => out.push(answered(to, answer)),
         }

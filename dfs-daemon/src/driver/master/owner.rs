@@ -214,6 +214,7 @@ impl Owner {
         }
         if let Some(voter) = self.voter.take() {
             voter.close();
+            self.book.forget_voter();
         }
     }
 
@@ -357,6 +358,7 @@ impl Owner {
                 });
                 if let Some(voter) = self.voter.take() {
                     voter.close();
+                    self.book.forget_voter();
                 }
             }
             None => {}
@@ -388,6 +390,7 @@ impl Owner {
         self.setup.voting.set(Voting::No);
         if let Some(voter) = self.voter.take() {
             voter.close();
+            self.book.forget_voter();
         }
         (self.ended, self.outbox) = (None, Outbox::default());
         match voter::set_aside(&*self.setup.disk) {
@@ -408,6 +411,7 @@ impl Owner {
         };
         tracing::info!(raft_id = voter.id.0, "no longer voting");
         voter.close();
+        self.book.forget_voter();
         if let Err(e) = voter::remove(&*self.setup.disk) {
             tracing::error!("removing the files of a retired voter: {e:#}");
         }
@@ -462,7 +466,7 @@ impl Owner {
             }
             MasterAction::Leader(hint) => {
                 tracing::info!(leader = ?hint.leader, term = hint.term.0, "master");
-                self.book.learn(hint);
+                self.book.learn_of_voter(hint);
             }
             MasterAction::Fatal(why) => self.ended = Some(Ended::Broken(why)),
         }
