@@ -148,8 +148,9 @@ fn run_seeds(args: &Args) -> bool {
         failures.len(),
         count as f64 * 60.0 / took
     );
-    // Runs that fail or leave faults out do less than others.
-    let is_usual = failures.is_empty() && args.bug.is_none() && args.without.is_empty();
+    // Runs that fail or leave faults out do less than others, and so does a part.
+    let is_whole = matches!(args.part, PartArg::All);
+    let is_usual = failures.is_empty() && is_whole && args.bug.is_none() && args.without.is_empty();
     let short = if is_usual {
         total.shortfalls(count)
     } else {
