@@ -9,7 +9,7 @@ use std::time::Instant;
 
 const SEEDS: u64 = 150;
 /// Seeds that found something once, and what.
-const REGRESSIONS: [(u64, &str); 4] = [
+const REGRESSIONS: [(u64, &str); 5] = [
     (
         138,
         "an operation that came late was reported as never done",
@@ -22,6 +22,10 @@ const REGRESSIONS: [(u64, &str); 4] = [
     (
         101_374,
         "an answer told of a change that another session's cache still hid",
+    ),
+    (
+        301_626,
+        "a refusal told of one half of a rename while a cache still hid the other",
     ),
 ];
 /// Seeds a planted bug may take here.

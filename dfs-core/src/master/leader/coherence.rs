@@ -229,9 +229,24 @@ impl Coherence {
                 pending.insert((client, seq));
             }
         }
+        self.note_unacked(&pending, touched);
         let author = author.map(|(author, _)| author);
         let election = !touched.is_empty() && !self.knows_all_but(author, now);
         self.wait_for(pending, election)
+    }
+
+    /// A change is settled as a whole: where a rename shows that the old name is gone, nobody may miss
+    /// the new one.
+    fn note_unacked(&mut self, pending: &BTreeSet<(ClientId, u64)>, touched: &[Touched]) {
+        for (client, seq) in pending {
+            let seat = self.seats.get_mut(client);
+            let outstanding = seat.and_then(|seat| seat.outstanding.get_mut(seq));
+            if let Some(o) = outstanding.filter(|o| !o.lapsed) {
+                let inos = touched.iter().map(|t| t.ino);
+                o.concerns.extend(inos.clone());
+                self.unacked.add(*client, *seq, inos);
+            }
+        }
     }
 
     /// Pushes one invalidation; the interests leave with its ack.
@@ -245,10 +260,6 @@ impl Coherence {
     ) -> u64 {
         let seq = self.next();
         if let Some(seat) = self.seats.get_mut(&client) {
-            if as_of > LogIndex(0) {
-                let inos = touched.iter().map(|t| t.ino);
-                self.unacked.add(client, seq, inos);
-            }
             for t in &touched {
                 if let Some(Interest::Live(at)) = seat.inos.insert(t.ino, Interest::Leaving(seq)) {
                     seat.order.remove(&at);
@@ -344,6 +355,7 @@ impl Coherence {
             recall_until,
             lapsed: false,
             waits: Vec::new(),
+            concerns: BTreeSet::new(),
         };
         seat.outstanding.insert(seq, outstanding);
     }
@@ -386,7 +398,8 @@ impl Coherence {
             return;
         };
         if let Push::Invalidate { touched, .. } = &outstanding.push {
-            self.unacked.remove(client, seq, outstanding.inos());
+            self.unacked
+                .remove(client, seq, outstanding.concerns.iter().copied());
             for t in touched {
                 if seat.inos.get(&t.ino) == Some(&Interest::Leaving(seq)) {
                     seat.inos.remove(&t.ino);
@@ -439,7 +452,8 @@ impl Coherence {
             forget(&mut self.interested, *ino, client);
         }
         for (seq, outstanding) in &seat.outstanding {
-            self.unacked.remove(client, *seq, outstanding.inos());
+            self.unacked
+                .remove(client, *seq, outstanding.concerns.iter().copied());
             self.count_down(&outstanding.waits, None);
         }
         if self.knows_all() {
@@ -458,7 +472,8 @@ impl Coherence {
             for (seq, o) in &mut seat.outstanding {
                 if !o.lapsed && now >= o.recall_until.unwrap_or(until) {
                     o.lapsed = true;
-                    self.unacked.remove(*client, *seq, o.inos());
+                    self.unacked
+                        .remove(*client, *seq, o.concerns.iter().copied());
                     let recalled = o.recall_until.map(|_| *client);
                     lapsed.push((std::mem::take(&mut o.waits), recalled));
                 }

@@ -2,7 +2,7 @@
 use crate::types::{ClientId, Ino, Time};
 use crate::wire::Push;
 use crate::wire::rpc::ConnId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Something that waits for acks; the leader keeps what is to be done then.
@@ -49,17 +49,8 @@ pub(super) struct Outstanding {
     pub recall_until: Option<Time>,
     pub lapsed: bool,
     pub waits: Vec<WaitId>,
-}
-
-impl Outstanding {
-    /// What it asks to drop.
-    pub fn inos(&self) -> impl Iterator<Item = Ino> {
-        let touched = match &self.push {
-            Push::Invalidate { touched, .. } => touched.as_slice(),
-            _ => &[],
-        };
-        touched.iter().map(|t| t.ino)
-    }
+    /// All that the changes touched which wait for it, be it cached there or not.
+    pub concerns: BTreeSet<Ino>,
 }
 
 #[derive(Debug, Default)]

@@ -14,7 +14,8 @@
 //!    session that binds another one has dropped its caches;
 //! 3. after an election an answer waits, as a change does, until the caches of all sessions are
 //!    known here: what the former leader had not settled may be in the state;
-//! 4. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
+//! 4. a change is unsettled on all that it touched until all of its pushes are acknowledged;
+//! 5. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
 use super::coherence::WaitId;
 use super::event::MasterAction;
 use super::leading::Held;
@@ -37,7 +38,7 @@ pub(super) enum Depends {
     Widely,
 }
 
-/// Invalidations that are neither acknowledged nor lapsed, by inode.
+/// Invalidations that are neither acknowledged nor lapsed, by what their changes touched.
 #[derive(Debug, Default)]
 pub(super) struct Unacked(BTreeMap<Ino, BTreeSet<(ClientId, u64)>>);
 

@@ -2,9 +2,10 @@
 use super::bench::{Bench, CLIENT_A, CLIENT_B};
 use super::{A, B, chmod, create, getattr, ino_of, keep_alive, mode_of, mutate, one, open};
 use crate::master::leader::leading::Held;
-use crate::types::{ClientId, Ino, LogIndex, Name, OpId};
+use crate::types::{ClientId, FileKind, Ino, LogIndex, Name, OpId};
 use crate::wire::ErrorCode;
 use crate::wire::master::{MasterRequest, MasterResponse};
+use crate::wire::mutation::RenameMode;
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{Mutation, MutationOk, Push, Query};
 
@@ -182,4 +183,63 @@ fn regression_a_lock_that_is_held_is_not_called_refused_when_the_lead_is_lost() 
         let held = Held::Answer { to, answer };
         assert_eq!(held.refused(&not_leader).1.code, expected);
     }
+}
+
+#[test]
+fn regression_a_rename_shows_neither_name_before_both_are_settled() {
+    let (mut bench, ..) = three();
+    let made = |name| match create(name) {
+        Mutation::Create {
+            name,
+            mut node,
+            parent,
+            exclusive,
+        } => {
+            node.kind = FileKind::Dir;
+            Mutation::Create {
+                parent,
+                name,
+                node,
+                exclusive,
+            }
+        }
+        other => other,
+    };
+    let dir = bench.send(CLIENT_A, mutate(A, 3, made("dir")));
+    bench.settle();
+    ack(&mut bench);
+    let dir = ino_of(bench.reply(dir).unwrap());
+    // B caches where it goes to, and nobody where it comes from.
+    bench.call(CLIENT_B, getattr(B, dir)).unwrap();
+    let name = Name::new("g").unwrap();
+    let rename = Mutation::Rename {
+        from_parent: Ino::ROOT,
+        from_name: name.clone(),
+        to_parent: dir,
+        to_name: name.clone(),
+        mode: RenameMode::Replace,
+    };
+    let renamed = bench.send(CLIENT_A, mutate(A, 4, rename));
+    assert!(is_waiting(&mut bench, renamed));
+    let parent = Ino::ROOT;
+    let gone = bench.send(
+        CLIENT_C,
+        mutate(
+            C,
+            1,
+            Mutation::Unlink {
+                parent,
+                name,
+                purge: false,
+            },
+        ),
+    );
+    assert!(
+        is_waiting(&mut bench, gone),
+        "that it is gone tells of where it is"
+    );
+    ack(&mut bench);
+    assert!(bench.reply(renamed).unwrap().is_ok());
+    let error = bench.reply(gone).unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound);
 }
