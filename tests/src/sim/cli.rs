@@ -8,6 +8,8 @@ use std::time::Instant;
 
 /// Seeds that a planted bug may take.
 const BUG_SEEDS: u64 = 2000;
+/// A long run says so often how far it is.
+const REPORT_EVERY: u64 = 500;
 
 /// What takes part in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -123,6 +125,10 @@ fn run_seeds(args: &Args) -> bool {
     let (mut total, mut events, mut simulated) = (Counts::default(), 0, 0.0);
     let mut failures = Vec::new();
     for seed in args.from..args.from + count {
+        let done = seed - args.from;
+        if done > 0 && done.is_multiple_of(REPORT_EVERY) {
+            println!("{done} seeds done, {} failed", failures.len());
+        }
         let settings = args.settings(seed, args.bug);
         match run(settings.clone()) {
             Ok(report) => {
