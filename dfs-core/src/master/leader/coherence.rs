@@ -1,7 +1,7 @@
 //! Who caches what, and whom a change must wait for. Soft state of one term.
 //!
 //! A session that reads with interest may keep what it read until it is told otherwise, and while
-//! its grant lasts (2 s after each answered keep-alive). A change of an inode is acknowledged to
+//! its grant lasts (2 s after each answered keep-alive; here a tenth longer, for clocks that are slower). A change of an inode is acknowledged to
 //! its author only when every other interested session has acknowledged the invalidation or its
 //! grant has run out. Steps of a change: look up interests; push `Invalidate` to each; the change
 //! [waits](WaitId) for the acks; an ack, a lapse, or the session's end counts it down.
@@ -10,7 +10,7 @@
 //! 1. an interest ends only by the ack that names it, or with its session: a second change of the
 //!    same inode waits for the same ack;
 //! 2. a grant is not extended while a push is unacknowledged for more than half a grant, so no
-//!    change waits longer than one and a half; a push lapses only when the grant has run out;
+//!    change waits longer than one and a half and that tenth; a push lapses only when the grant has run out;
 //! 3. a push that was not acknowledged is sent again when the session binds another connection;
 //! 4. until every session has said that the leader knows its caches (`clean_term`), or all grants
 //!    of the former leader have run out, changes wait: their interests are not known here.

@@ -257,7 +257,7 @@ impl Held {
         match self {
             Self::Reply { to, .. } => (*to, ErrorCode::UnknownOutcome.into()),
             Self::Answer { to, answer } => match **answer {
-                // It is held.
+                // The lock is taken, whoever hears of it.
                 Ok(MasterResponse::Locked { .. }) => (*to, ErrorCode::UnknownOutcome.into()),
                 _ => (*to, not_leader.clone()),
             },

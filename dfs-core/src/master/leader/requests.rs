@@ -254,15 +254,8 @@ impl Master {
         // What keeps stores serving and caches valid waits behind nothing.
         let is_vital = matches!(what, ReadKind::Heartbeat(_) | ReadKind::KeepAlive { .. });
         if !is_vital && leading.reads_count + leading.held.len() >= self.config.reads_max {
-            if let ReadKind::Open(OpenAsked {
-                client,
-                ino,
-                fresh: true,
-                ..
-            }) = what
-            {
-                leading.opens.release(client, ino);
-            }
+            // An open stays noted: the session may have the inode open to read already, and one too many
+            // costs speed only.
             let detail = "too many questions are waiting";
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;
