@@ -47,7 +47,8 @@ impl Vfs {
     ///
     /// # Errors
     /// EAGAIN: somebody else has it. EINTR: a signal came. EIO: the locks of this handle were lost
-    /// with the session, or the mount ends. ENOLCK: too many.
+    /// with the session, the kernel does not drop old pages (the range is then unlocked), or the mount
+    /// ends. ENOLCK: too many.
     pub async fn setlk(
         &self,
         node: u64,
@@ -82,7 +83,11 @@ impl Vfs {
         match file.lock(owner, lock, give_up).await {
             Ok(Some(revision)) => {
                 self.follow(file.ino());
-                self.pages.drop_before(file.ino(), revision).await;
+                if let Err(error) = self.wait_for_pages(file.ino(), revision).await {
+                    // The kernel takes it for not granted.
+                    file.unlock(owner, (lock.first, lock.last)).await?;
+                    return Err(error);
+                }
                 self.settled(file.ino()).await;
                 Ok(())
             }

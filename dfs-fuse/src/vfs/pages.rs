@@ -316,12 +316,16 @@ impl Pages {
             _waiting: Some(done),
         };
         let mut notice = Notice::Drop(ino, wish);
-        if self.stopped.load(Ordering::Acquire) {
-            return;
-        }
         while let Err(TrySendError::Full(back)) = self.queue.0.try_send(notice) {
+            if self.stopped.load(Ordering::Acquire) {
+                return;
+            }
             notice = back;
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Looked at only now: before, the threads could end without having seen it.
+        if self.stopped.load(Ordering::Acquire) {
+            return;
         }
         // The sender is dropped when it is done, or with the notify threads at the mount's end.
         let _ = dropped.await;
