@@ -70,9 +70,12 @@ impl LeaderBook {
         self.learn(new);
     }
 
-    /// This node's voter has stopped.
+    /// This node's voter has stopped: what it said holds no longer, least of all that it leads.
     pub fn forget_voter(&self) {
-        *self.of_voter() = LeaderHint::default();
+        let said = std::mem::take(&mut *self.of_voter());
+        if let Some(addr) = said.leader {
+            self.forget(addr);
+        }
     }
 
     /// Learns from somebody's answer. An older term is ignored.
@@ -158,7 +161,9 @@ impl LeaderBook {
                 ErrorClass::Permanent => return Err(e),
                 ErrorClass::Redirect => {
                     self.forget(addr);
-                    if let Ok(better) = e.detail.parse::<SocketAddr>() {
+                    // One that names itself knows no better than this node.
+                    let better = e.detail.parse().ok();
+                    if let Some(better) = better.filter(|better| *better != addr) {
                         let mut hint = self.lock();
                         hint.leader.get_or_insert(better);
                     }
@@ -191,13 +196,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn regression_who_was_slow_is_forgotten_and_told_all_the_same_while_the_voter_knows() {
-        let book = LeaderBook::new(Pool::new(
+    fn book() -> LeaderBook {
+        LeaderBook::new(Pool::new(
             Credentials::new(ClusterKey::from_bytes([7; 32])),
             ConnOptions::default(),
             PoolConfig::default(),
-        ));
+        ))
+    }
+
+    #[tokio::test]
+    async fn regression_who_was_slow_is_forgotten_and_told_all_the_same_while_the_voter_knows() {
+        let book = book();
         book.learn_of_voter(hint(7, 3));
         let leader = hint(7, 3).leader;
         book.forget(leader.unwrap());
@@ -210,5 +219,17 @@ mod tests {
         book.learn_of_voter(hint(0, 4));
         book.forget(hint(9, 4).leader.unwrap());
         assert_eq!(book.hint().leader, None, "the voter has lost it too");
+    }
+
+    #[tokio::test]
+    async fn regression_a_voter_that_led_and_stopped_is_not_named_any_more() {
+        let book = book();
+        book.learn_of_voter(hint(7, 3));
+        book.forget_voter();
+        assert_eq!(book.hint().leader, None);
+        book.learn_of_voter(hint(7, 3));
+        book.learn(hint(8, 4));
+        book.forget_voter();
+        assert_eq!(book.hint().leader, hint(8, 4).leader, "of somebody else");
     }
 }
