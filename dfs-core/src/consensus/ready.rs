@@ -163,6 +163,15 @@ impl RaftNode {
             let entry = convert::entry_from_raft(entry);
             self.outbox.record(LogRecord::Entry(entry));
         }
+        // Which of these are committed decides who may vote: a learner that is to take over from the only
+        // voter would otherwise not know after a restart that it has.
+        let mut all = convert::hard_from_raft(&hard);
+        all.commit = all
+            .commit
+            .min(LogIndex(entries.last().map_or(0, |entry| entry.index)));
+        if must_write && all.commit > first.commit {
+            self.outbox.record(LogRecord::HardState(all));
+        }
         self.raw.mut_store().append(&entries);
         self.raw.mut_store().set_hard(hard);
         let held = Held {
