@@ -41,6 +41,8 @@ pub(super) enum Key {
     Names(Ino),
     /// One name.
     Name(Ino, Name),
+    /// Nodes that cannot be named yet: any.
+    Nodes,
 }
 
 #[derive(Default)]
@@ -142,7 +144,7 @@ impl Inner {
 
     /// The node, unless it is being changed.
     fn node(&mut self, ino: Ino) -> Option<&mut Node> {
-        match self.is_changing(&Key::Node(ino)) {
+        match self.is_changing(&Key::Node(ino)) || self.is_changing(&Key::Nodes) {
             true => None,
             false => self.warm_node(ino),
         }
@@ -184,6 +186,15 @@ impl Inner {
     fn drop_node(&mut self, ino: Ino) {
         self.hot.drop_node(ino);
         self.cold.drop_node(ino);
+    }
+
+    fn drop_nodes(&mut self) {
+        self.now += 1;
+        self.floor = self.now;
+        for part in [&mut self.hot, &mut self.cold] {
+            part.len -= part.nodes.len();
+            part.nodes.clear();
+        }
     }
 
     fn drop_name(&mut self, dir: Ino, name: &Name) {
@@ -388,6 +399,7 @@ impl MetaCache {
                 Key::Node(ino) => inner.drop_node(*ino),
                 Key::Names(dir) => inner.drop_dir(*dir),
                 Key::Name(dir, name) => inner.drop_name(*dir, name),
+                Key::Nodes => inner.drop_nodes(),
             }
         }
         inner.learn(*token, learned);
@@ -417,14 +429,7 @@ impl MetaCache {
 
     /// Attributes of all inodes are in doubt (names stay).
     pub(super) fn drop_nodes(&self) {
-        let mut guard = self.inner();
-        let inner = &mut *guard;
-        inner.now += 1;
-        inner.floor = inner.now;
-        for part in [&mut inner.hot, &mut inner.cold] {
-            part.len -= part.nodes.len();
-            part.nodes.clear();
-        }
+        self.inner().drop_nodes();
     }
 
     /// Nothing is known any more.

@@ -207,6 +207,8 @@ impl Client {
         };
         let done = self.mutate(body).await;
         self.changed_unseen(change, &done);
+        // Removed directories above it may have got their names back.
+        self.cache.drop_all();
         done
     }
 

@@ -230,7 +230,7 @@ impl Client {
     async fn remove(&self, parent: Ino, name: &Name, body: Mutation) -> Result<Option<Ino>> {
         let mut keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
         let believed = self.cache.name(parent, name).flatten();
-        keys.extend(believed.map(Key::Node));
+        keys.push(believed.map_or(Key::Nodes, Key::Node));
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else.
@@ -277,8 +277,11 @@ impl Client {
         ];
         let believed = self.cache.name(from_parent, from_name).flatten();
         let believed_there = self.cache.name(to_parent, to_name);
-        keys.extend(believed.map(Key::Node));
-        keys.extend(believed_there.flatten().map(Key::Node));
+        keys.push(believed.map_or(Key::Nodes, Key::Node));
+        match believed_there {
+            Some(there) => keys.extend(there.map(Key::Node)),
+            None => keys.push(Key::Nodes),
+        }
         let change = self.cache.begin(keys);
         let done = self.mutate(body).await;
         // This answer may come before the word of an earlier change by somebody else, which tells that the

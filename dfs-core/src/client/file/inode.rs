@@ -76,6 +76,9 @@ pub(super) struct State {
     /// release may be on its way.
     pub closed: u32,
     pub registered: Option<Registered>,
+    /// The master was asked to note this session among those that have it open, and may have: it does so
+    /// before it says whether it may be.
+    pub asked_for: bool,
     /// Attributes as last committed or queried.
     pub attr: Option<Attr>,
     pub layout: Option<Arc<LayoutCache>>,

@@ -304,6 +304,7 @@ impl FileLayer {
             let mut state = inode.state();
             let lost = state.is_pending();
             state.registered = None;
+            state.asked_for = false;
             state.token = None;
             state.seals.clear();
             let dropped = state.drop_dirty();

@@ -10,7 +10,8 @@
 //!    session wants it, and every writable handle was flushed by a close and has changed nothing
 //!    since. An open with O_TRUNC ends it in any case.
 //! 3. The last handle goes: after a short while (it may be opened again at once) the master is told
-//!    (RELEASE). Until it has answered, the inode is not opened again.
+//!    (RELEASE), also of an open that it refused or did not answer. Until it has answered, the inode is
+//!    not opened again.
 use super::error::FileResult;
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
@@ -95,7 +96,8 @@ impl FileLayer {
     pub(super) async fn register(&self, inode: &Inode, write: bool) -> FileResult<Registered> {
         let _gate = inode.gate.lock().await;
         let (invalidations, recalls, writes) = {
-            let state = inode.state();
+            let mut state = inode.state();
+            state.asked_for = true;
             let writes = write || state.registered.is_some_and(|r| r.write);
             (state.invalidations, state.recalls, writes)
         };
@@ -180,7 +182,7 @@ impl FileLayer {
             };
             table.inodes.retain(|ino, inode| {
                 let gone = idle(inode);
-                if gone && inode.state().registered.is_some() {
+                if gone && inode.state().asked_for {
                     inos.push(*ino);
                 }
                 !gone

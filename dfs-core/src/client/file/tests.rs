@@ -265,6 +265,20 @@ async fn reopening_a_file_that_nobody_changed_is_local() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn regression_an_open_that_was_refused_is_released() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let ino = cluster.create(5);
+    cluster.master().refuses_opens = true;
+    assert!(a.open(ino, OpenMode::WRITE).await.is_err());
+    assert_eq!(cluster.master().files[&ino].opens.len(), 1);
+    until("it is released", || {
+        cluster.master().files[&ino].opens.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn data_and_holes_are_found() {
     let cluster = Cluster::new();
     let a = cluster.mount(1, FileConfig::default());

@@ -193,9 +193,6 @@ impl Master {
             return;
         };
         if let Some(error) = refused {
-            if asked.fresh {
-                leading.opens.release(asked.client, asked.ino);
-            }
             out.push(refusal(asked.to, error));
             return;
         }

@@ -1,16 +1,19 @@
 //! Who caches what, and whom a change must wait for. Soft state of one term.
 //!
 //! A session that reads with interest may keep what it read until it is told otherwise, and while
-//! its grant lasts (2 s after each answered keep-alive; here a tenth longer, for clocks that are slower). A change of an inode is acknowledged to
-//! its author only when every other interested session has acknowledged the invalidation or its
-//! grant has run out. Steps of a change: look up interests; push `Invalidate` to each; the change
-//! [waits](WaitId) for the acks; an ack, a lapse, or the session's end counts it down.
+//! its grant lasts (2 s after each answered keep-alive; here a tenth longer, for clocks that are
+//! slower). A change of an inode is acknowledged to its author only when every other interested session
+//! has acknowledged the invalidation or its grant has run out. Steps of a change: look up interests;
+//! push `Invalidate` to each; the change [waits](WaitId) for the acks, and for those of what it builds
+//! on; an ack, a lapse, or the session's end counts it down.
 //!
 //! Invariants:
 //! 1. an interest ends only by the ack that names it, or with its session: a second change of the
 //!    same inode waits for the same ack;
-//! 2. a grant is not extended while a push is unacknowledged for more than half a grant, so no
-//!    change waits longer than one and a half and that tenth; a push lapses only when the grant has run out;
+//! 2. a grant is not extended while an invalidation is unacknowledged for more than half a grant, so
+//!    no change waits longer than one and a half and that tenth; it lapses only when the grant has run
+//!    out. A recall lapses after 2 s, or after 5 s if the grant has not run out: a writer that lives may have
+//!    to wait for a third session's cache before its flush is acknowledged;
 //! 3. a push that was not acknowledged is sent again when the session binds another connection;
 //! 4. until every session has said that the leader knows its caches (`clean_term`), or all grants
 //!    of the former leader have run out, changes wait: their interests are not known here.
@@ -180,9 +183,20 @@ impl Coherence {
     }
 
     /// Now; an interest that is registered later is of a later moment.
-    pub fn moment(&mut self, at: Time) -> Moment {
+    fn moment(&mut self, at: Time) -> Moment {
         let stamp = self.next();
         Moment { stamp, at }
+    }
+
+    /// When a change of `author` was asked for that arrives now. Requests travel on the connection that
+    /// the session is bound to; one that comes by another was sent long ago, and its author may have given
+    /// it up.
+    pub fn asked(&mut self, author: ClientId, conn: ConnId, now: Time) -> Moment {
+        let seat = self.seats.get(&author);
+        match seat.is_some_and(|seat| seat.conn == Some(conn)) {
+            true => self.moment(now),
+            false => Moment::default(),
+        }
     }
 
     /// A change touched these inodes. `None`: nobody to wait for. Its author, and when the change was
@@ -215,28 +229,29 @@ impl Coherence {
                         fresh.entry(*client).or_default().push(*touched);
                     }
                     (Some(Interest::Leaving(seq)), None) => {
-                        self.unacked
-                            .add(*client, *seq, std::iter::once(touched.ino));
                         pending.insert((*client, *seq));
                     }
                     (Some(Interest::Leaving(_)), Some(_)) | (None, _) => {}
                 }
             }
         }
+        let author = author.map(|(author, _)| author);
+        // What this change builds on is told of by its success too.
+        let on = Depends::On(touched.iter().map(|t| t.ino).collect());
+        pending.extend(self.unacked.of(None, &on));
         for (client, touched) in fresh {
             let seq = self.invalidate(client, touched, as_of, now, out);
-            if author.is_none_or(|(author, _)| author != client) {
-                pending.insert((client, seq));
-            }
+            pending.insert((client, seq));
         }
         self.note_unacked(&pending, touched);
-        let author = author.map(|(author, _)| author);
+        // The author waits for none of its own, but others do for what it has been told late.
+        pending.retain(|(client, _)| Some(*client) != author);
         let election = !touched.is_empty() && !self.knows_all_but(author, now);
         self.wait_for(pending, election)
     }
 
-    /// A change is settled as a whole: where a rename shows that the old name is gone, nobody may miss
-    /// the new one.
+    /// A change is settled as a whole, and not before what it builds on: where a rename, or a removal of
+    /// the directory that it has emptied, shows that the old name is gone, nobody may miss the new one.
     fn note_unacked(&mut self, pending: &BTreeSet<(ClientId, u64)>, touched: &[Touched]) {
         for (client, seq) in pending {
             let seat = self.seats.get_mut(client);
@@ -289,7 +304,7 @@ impl Coherence {
         now: Time,
         out: &mut Vec<MasterAction>,
     ) -> Option<WaitId> {
-        let until = now + self.config.recall_timeout;
+        let until = now + self.config.recall_timeout_alive;
         let mut pending = BTreeSet::new();
         for client in writers {
             let seq = self.next();
@@ -470,7 +485,7 @@ impl Coherence {
         for (client, seat) in &mut self.seats {
             let until = seat.granted_until;
             for (seq, o) in &mut seat.outstanding {
-                if !o.lapsed && now >= o.recall_until.unwrap_or(until) {
+                if !o.lapsed && o.lapses(until, now, &self.config) {
                     o.lapsed = true;
                     self.unacked
                         .remove(*client, *seq, o.concerns.iter().copied());

@@ -14,6 +14,7 @@ fn config() -> CoherenceConfig {
         caches_valid: Duration::from_secs(2),
         caches_margin: Duration::from_millis(2200),
         recall_timeout: Duration::from_secs(2),
+        recall_timeout_alive: Duration::from_secs(5),
         interests_max: 100,
     }
 }
@@ -193,9 +194,10 @@ fn a_recall_that_is_not_answered_lapses() {
     let (mut c, mut out) = two();
     let wait = c.recall(I, &[A], ms(100), &mut out).unwrap();
     assert_eq!(pushed(&mut out).len(), 1);
-    c.tick(ms(2099));
+    // Its grant has run out then.
+    c.tick(ms(2199));
     assert!(c.take_settled().is_empty());
-    c.tick(ms(2100));
+    c.tick(ms(2200));
     assert_eq!(
         c.take_settled(),
         vec![Settled {
@@ -203,6 +205,20 @@ fn a_recall_that_is_not_answered_lapses() {
             lapsed: vec![A]
         }]
     );
+}
+
+#[test]
+fn regression_a_writer_that_lives_has_time_to_wait_for_a_third_cache() {
+    let (mut c, mut out) = two();
+    c.recall(I, &[A], ms(100), &mut out).unwrap();
+    for at in (500..5000).step_by(500) {
+        c.grant(A, ms(at), ms(at));
+        c.tick(ms(at));
+    }
+    c.tick(ms(5099));
+    assert!(c.take_settled().is_empty(), "it keeps its session alive");
+    c.tick(ms(5100));
+    assert_eq!(c.take_settled()[0].lapsed, vec![A]);
 }
 
 #[test]
@@ -253,6 +269,48 @@ fn regression_an_author_that_was_kept_waiting_is_told_of_its_change() {
             (None, told),
             "after {late} ms"
         );
+        // To others its change is not settled while it may answer from what it has read.
+        let others = c.wait_settled(Some(B), &Depends::On(vec![I]), ms(10 + late));
+        assert_eq!(others.is_some(), told == 1, "after {late} ms");
+    }
+}
+
+#[test]
+fn regression_a_change_that_comes_by_an_abandoned_connection_is_told_its_author() {
+    for (conn, told) in [(ConnId(1), 0), (ConnId(9), 1)] {
+        let (mut c, mut out) = two();
+        c.register(A, I, &mut out, ms(1));
+        let asked = c.asked(A, conn, ms(10));
+        let all = [everything(I)];
+        let wait = c.touch(Some((A, asked)), &all, LogIndex(5), ms(11), &mut out);
+        assert_eq!((wait, pushed(&mut out).len()), (None, told), "by {conn:?}");
+    }
+}
+
+#[test]
+fn regression_a_change_waits_for_what_it_builds_on_and_hands_that_on() {
+    const OLD: Ino = Ino(8);
+    const ABOVE: Ino = Ino(9);
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    // A rename from OLD to I; then OLD is empty and can be removed.
+    let asked = c.moment(ms(2));
+    let rename = [everything(OLD), everything(I)];
+    let moved = c.touch(Some((B, asked)), &rename, LogIndex(5), ms(2), &mut out);
+    assert!(moved.is_some());
+    let removal = [everything(ABOVE), everything(OLD)];
+    let removed = c.touch(Some((B, asked)), &removal, LogIndex(6), ms(3), &mut out);
+    assert!(removed.is_some(), "nobody caches what it touched");
+    let shown = c.wait_settled(Some(B), &Depends::On(vec![ABOVE]), ms(3));
+    assert!(shown.is_some(), "that it is gone");
+    let [(_, seq)] = pushed(&mut out)[..] else {
+        panic!()
+    };
+    c.ack(A, seq);
+    assert_eq!(c.take_settled().len(), 3);
+    for ino in [OLD, I, ABOVE] {
+        let settled = c.wait_settled(Some(B), &Depends::On(vec![ino]), ms(4));
+        assert_eq!(settled, None);
     }
 }
 

@@ -22,6 +22,9 @@ pub struct MasterConfig {
     pub lease_margin_percent: u32,
     /// A writer that is asked to flush for another session's open has this long.
     pub recall_timeout: Duration,
+    /// It has this long while it keeps its session alive: its flush may itself have to wait until the
+    /// grant of a third session that does not answer has run out.
+    pub recall_timeout_alive: Duration,
     /// Interests one session may have; the oldest is dropped (and invalidated) beyond.
     pub interests_max: usize,
     /// Proposals in flight before mutations are refused with `Busy`.
@@ -90,6 +93,7 @@ impl MasterConfig {
             serving_lease: Duration::from_secs(2),
             lease_margin_percent: 10,
             recall_timeout: Duration::from_secs(2),
+            recall_timeout_alive: Duration::from_secs(5),
             interests_max: 200_000,
             proposals_max: 20_000,
             reads_max: 50_000,
@@ -129,6 +133,12 @@ impl MasterConfig {
                 self.session_valid > self.caches_valid * 2,
                 "session_valid",
                 "must exceed twice caches_valid",
+            ),
+            (
+                self.recall_timeout_alive > self.recall_timeout
+                    && self.recall_timeout_alive > self.with_margin(self.caches_valid) * 3 / 2,
+                "recall_timeout_alive",
+                "must exceed recall_timeout and what a change may wait for a cache",
             ),
             (
                 !self.serving_lease.is_zero(),

@@ -68,8 +68,6 @@ pub(super) struct OpenAsked {
     pub client: ClientId,
     pub ino: Ino,
     pub interest: bool,
-    /// The table of opens did not have it before: undone if it fails.
-    pub fresh: bool,
 }
 
 /// A lock on its way to its answer.
@@ -202,6 +200,7 @@ impl Leading {
             caches_valid: config.caches_valid,
             caches_margin: config.with_margin(config.caches_valid),
             recall_timeout: config.recall_timeout,
+            recall_timeout_alive: config.recall_timeout_alive,
             interests_max: config.interests_max,
         };
         Self {

@@ -356,11 +356,6 @@ impl Master {
             }
             Some(Pending::Lock(asked)) => self.lock_not_decided(&asked, error, out),
             Some(pending) => {
-                if let Pending::RaiseLease(all) = &pending {
-                    for asked in all.iter().filter(|asked| asked.fresh) {
-                        leading.opens.release(asked.client, asked.ino);
-                    }
-                }
                 let refused = |to| refusal(to, error.clone());
                 out.extend(pending.reply_to().into_iter().map(refused));
             }

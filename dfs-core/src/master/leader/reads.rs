@@ -199,12 +199,7 @@ impl Master {
                     layout,
                 })
             }
-            Err(error) => {
-                if asked.fresh {
-                    leading.opens.release(client, ino);
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

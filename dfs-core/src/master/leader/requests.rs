@@ -159,7 +159,7 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        let at = leading.coherence.moment(now);
+        let at = leading.coherence.asked(op.client, to.conn, now);
         self.propose(
             Command::Mutate { op, low, body },
             Pending::Mutate { to, at },
@@ -213,13 +213,13 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        let fresh = leading.opens.open(client, ino, write);
+        // Noted until it is released, also if it is refused: who asks releases what it asked for.
+        leading.opens.open(client, ino, write);
         let asked = OpenAsked {
             to,
             client,
             ino,
             interest,
-            fresh,
         };
         match leading.coherence.wait_for_election(client, now) {
             Some(wait) => {
@@ -254,8 +254,6 @@ impl Master {
         // What keeps stores serving and caches valid waits behind nothing.
         let is_vital = matches!(what, ReadKind::Heartbeat(_) | ReadKind::KeepAlive { .. });
         if !is_vital && leading.reads_count + leading.held.len() >= self.config.reads_max {
-            // An open stays noted: the session may have the inode open to read already, and one too many
-            // costs speed only.
             let detail = "too many questions are waiting";
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;

@@ -30,6 +30,7 @@ pub(super) struct CoherenceConfig {
     pub caches_valid: Duration,
     pub caches_margin: Duration,
     pub recall_timeout: Duration,
+    pub recall_timeout_alive: Duration,
     pub interests_max: usize,
 }
 
@@ -45,12 +46,23 @@ pub(super) enum Interest {
 pub(super) struct Outstanding {
     pub push: Push,
     pub sent_at: Time,
-    /// For a recall. An invalidation lapses with the session's grant.
+    /// For a recall: when it lapses at the latest. An invalidation lapses with the session's grant.
     pub recall_until: Option<Time>,
     pub lapsed: bool,
     pub waits: Vec<WaitId>,
     /// All that the changes touched which wait for it, be it cached there or not.
     pub concerns: BTreeSet<Ino>,
+}
+
+impl Outstanding {
+    /// Nothing waits for it any more, in a session whose grant lasts `until`.
+    pub fn lapses(&self, until: Time, now: Time, config: &CoherenceConfig) -> bool {
+        let Some(at_the_latest) = self.recall_until else {
+            return now >= until;
+        };
+        let silent = now >= until && now.since(self.sent_at) >= config.recall_timeout;
+        silent || now >= at_the_latest
+    }
 }
 
 #[derive(Debug, Default)]

@@ -14,7 +14,8 @@
 //!    session that binds another one has dropped its caches;
 //! 3. after an election an answer waits, as a change does, until the caches of all sessions are
 //!    known here: what the former leader had not settled may be in the state;
-//! 4. a change is unsettled on all that it touched until all of its pushes are acknowledged;
+//! 4. a change is unsettled on all that it touched until all of its pushes are acknowledged, and those
+//!    of the changes that it builds on: that one was possible tells of the other;
 //! 5. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
 use super::coherence::WaitId;
 use super::event::MasterAction;
@@ -136,7 +137,15 @@ impl Master {
         error: WireError,
         out: &mut Vec<MasterAction>,
     ) {
-        let (asker, on) = self.found_by(command);
+        let (asker, on) = match command {
+            // What is told again is why another change was refused: its place is not known any more.
+            Command::Mutate {
+                op,
+                body: Mutation::Abandon { .. },
+                ..
+            } => (Some(op.client), Depends::Widely),
+            _ => self.found_by(command),
+        };
         self.answer_settled(to, asker, &on, Err(error), out);
     }
 

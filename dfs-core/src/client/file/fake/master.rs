@@ -46,6 +46,8 @@ pub(in crate::client::file) struct Master {
     pub(super) mounts: BTreeMap<ClientId, Weak<FakeMount>>,
     pub queries: u64,
     pub opens: u64,
+    /// It notes opens, and refuses them.
+    pub refuses_opens: bool,
     pub commits: u64,
     pub compactions: u64,
     /// Access times that it was told, each time.

@@ -121,6 +121,9 @@ impl FakeMount {
                 .map(|(c, _)| *c)
                 .collect();
             *file.opens.entry(me).or_default() |= write;
+            if master.refuses_opens {
+                return Err(ErrorCode::Stale.into());
+            }
             (others.clone(), !others.is_empty())
         };
         for client in recalls {
