@@ -3,7 +3,7 @@
 //! (`cargo run --release -p dfs-tests --bin sim -- --help`), which also plants the bugs that need many
 //! seeds and finds the faults that a failing seed needs. Built with `--features planted` it also plants
 //! the bugs inside machines and runs the Raft group's own simulator (`--part consensus`).
-use dfs_tests::sim::{Bug, Counts, Settings, run};
+use dfs_tests::sim::{Bug, Counts, Part, Settings, run};
 use std::process::Command;
 use std::time::Instant;
 
@@ -28,6 +28,11 @@ const REGRESSIONS: [(u64, &str); 5] = [
         "a refusal told of one half of a rename while a cache still hid the other",
     ),
 ];
+/// The same, of the replication part.
+const REGRESSIONS_OF_REPLICATION: [(u64, &str); 1] = [(
+    2_004_611,
+    "the only voter did not know after a restart that it was one",
+)];
 /// Seeds a planted bug may take here.
 const BUG_SEEDS: u64 = 1000;
 /// Bugs that may need more: the program `sim` plants them.
@@ -79,6 +84,20 @@ fn what_was_acknowledged_survives_and_nothing_stale_is_read() {
         [""; 0],
         "so the rest proves little"
     );
+}
+
+#[test]
+fn regression_seeds_of_the_replication_part_do_well() {
+    for (seed, what) in REGRESSIONS_OF_REPLICATION {
+        let part = Part::Replication;
+        let settings = Settings {
+            part,
+            ..Settings::new(seed)
+        };
+        if let Err(error) = run(settings) {
+            panic!("seed {seed} ({what}): {error}");
+        }
+    }
 }
 
 #[test]

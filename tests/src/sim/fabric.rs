@@ -2,6 +2,7 @@
 //!
 //! Events run in the order of (time, number). All randomness of a run comes from the one generator
 //! here, so a seed decides everything.
+use super::gossip::Datagram;
 use super::network::{Conn, End, NET_LANES, Net, Packet};
 use super::reports::Reports;
 use super::trace::Trace;
@@ -24,6 +25,8 @@ pub(super) enum Ev {
         conn: ConnId,
         packet: Box<Packet>,
     },
+    /// A datagram of the membership arrives.
+    Datagram(Datagram),
     /// A timer of a node's run, or work of it that is done.
     Node {
         node: usize,
@@ -52,6 +55,8 @@ pub(super) struct Fetched {
 pub(super) struct Fabric {
     pub now: Time,
     pub rng: ChaCha8Rng,
+    /// Decides what happens to datagrams of the membership.
+    pub gossip_rng: ChaCha8Rng,
     pub net: Net,
     pub trace: Trace,
     /// The first promise that was found broken.
@@ -77,6 +82,7 @@ impl Fabric {
         Self {
             now: Time(1_000_000_000),
             rng: ChaCha8Rng::seed_from_u64(seed),
+            gossip_rng: ChaCha8Rng::seed_from_u64(seed ^ 0x6055),
             net,
             trace,
             failure: None,
@@ -103,6 +109,10 @@ impl Fabric {
         if let Ev::Deliver { to, packet, .. } = &event {
             self.trace.mix(to.number() as u64);
             packet.mix_into(&mut self.trace);
+        }
+        if let Ev::Datagram(datagram) = &event {
+            self.trace.mix(datagram.to as u64);
+            self.trace.mix_bytes(&datagram.bytes);
         }
         Some(event)
     }

@@ -21,8 +21,6 @@ pub(super) enum Fault {
     Uncut(u64),
     DiskWell(usize),
     NetWell,
-    /// Gossip says what is true of a node that runs.
-    Truth(usize),
     PushesWell,
     GarbleWell,
     /// There is room again on a node's device.
@@ -88,10 +86,6 @@ impl World {
                 }
             }
             Fault::DiskWell(node) => self.nodes[node].disk_slow = 1,
-            Fault::Truth(node) if self.nodes[node].daemon.is_some() => {
-                self.rumour(node, MemberState::Alive);
-            }
-            Fault::Truth(_) => {}
             Fault::PushesWell => self.fx.net.slow_pushes = None,
             Fault::NetWell => self.fx.net.slow = None,
             Fault::GarbleWell | Fault::Unfill(_) | Fault::ClientBack(_) | Fault::Undrain(_) => {
@@ -145,7 +139,7 @@ impl World {
             Hit::StepClock { victim, by_s } => {
                 let node = self.who(victim);
                 self.nodes[node].clock.step_wall(by_s * 1_000_000_000);
-                self.rumour(node, MemberState::Down);
+                self.wrong_rumour(node);
             }
             Hit::FailSync { victim, lasts } => {
                 let node = self.who(victim);
@@ -227,28 +221,22 @@ impl World {
         if self.nodes[node].daemon.is_some() {
             self.oracle.counts.crashes += 1;
             self.nodes[node].crash(kills, &mut self.fx);
-            self.rumour(node, MemberState::Down);
         }
     }
 
     pub(super) fn start_node(&mut self, node: usize) {
         if self.nodes[node].daemon.is_none() {
             self.nodes[node].start(&mut self.fx);
-            self.rumour(node, MemberState::Alive);
         }
     }
 
-    /// Gossip tells everybody, each in its time; now and then it is wrong for a while.
-    fn rumour(&mut self, about: usize, state: MemberState) {
+    /// Gossip says to everybody, each in its time, that a node is down, until it is next asked.
+    fn wrong_rumour(&mut self, about: usize) {
         for node in 0..self.nodes.len() {
             let run = self.nodes[node].run;
-            let timer = NodeTimer::Member(node_id(about), state);
+            let timer = NodeTimer::Member(node_id(about), MemberState::Down);
             let pause = self.fx.ms(300, 2_000);
             self.fx.after(pause, Ev::Node { node, run, timer });
-            let timer = NodeTimer::Member(node_id(about), MemberState::Alive);
-            if state == MemberState::Down && self.nodes[about].daemon.is_some() {
-                self.fx.after(pause * 2, Ev::Node { node, run, timer });
-            }
         }
     }
 
@@ -326,9 +314,6 @@ impl World {
                 self.fx.after(pause, Ev::Fault(Fault::Start(node)));
                 self.fx.after(pause, Ev::Fault(Fault::Replace(node)));
             }
-            // Rumours overtake each other, but gossip ends with what is so.
-            self.fx
-                .after(Duration::from_secs(9), Ev::Fault(Fault::Truth(node)));
         }
     }
 }

@@ -15,7 +15,7 @@
 //! | file | what |
 //! |---|---|
 //! | `fabric`, `network`, `clock`, `trace` | events, time, packets |
-//! | `node`, `node_work`, `node_disk`, `node_calls`, `daemon` | a machine and its daemon |
+//! | `node`, `node_work`, `node_disk`, `node_calls`, `daemon`, `gossip` | a machine and its daemon |
 //! | `client`, `contact`, `asks`, `jobs`, `answers`, `puts`, `gets` | a client |
 //! | `workload`, `fault_plan`, `faults`, `losses`, `reading`, `world` | what happens |
 //! | `oracle`, `contents`, `linear`, `audit`, `acks`, `copies`, `fences`, `leases`, `progress`, `reports`, `tree`, `versions`, `voters`, `votes`, `floors` | what must be true |
@@ -24,7 +24,7 @@
 //! | `bugs`, `planted`, `planted_leader` | planted bugs |
 //! | `shrink`, `cli` | the faults that a failing seed needs; the program `sim` |
 //!
-//! Not simulated: gossip itself, the file layer's write buffer and caches, TLS, rot of tables and logs.
+//! Not simulated: the file layer's write buffer and caches, TLS, rot of tables and logs.
 mod acks;
 mod answers;
 mod asks;
@@ -46,6 +46,7 @@ mod faults;
 mod fences;
 mod floors;
 mod gets;
+mod gossip;
 mod jobs;
 mod leases;
 mod linear;

@@ -7,13 +7,16 @@ use super::bugs::Bug;
 use super::clock::Clock;
 use super::daemon::Daemon;
 use super::fabric::{Ev, Fabric};
+use super::gossip::{Gossip, Remembered, seal_of};
 use super::network::{End, Packet};
 use super::planted::{Planted, tamper_with_rows};
 use super::settings::{Plan, addr_of, node_id, store_id};
 use dfs_core::consensus::{HardState, RaftLog, SnapshotMeta};
+use dfs_core::membership::TimerToken;
+use dfs_core::net::auth::DatagramSeal;
 use dfs_core::replica::VotingNow;
 use dfs_core::store::{Disk, DiskError, MemBase, ObjectStore, SimDisk, StoreMeta};
-use dfs_core::types::{Incarnation, NodeId, RaftId, StoreId};
+use dfs_core::types::{NodeId, RaftId, StoreId};
 use dfs_core::wire::master::Voting;
 use dfs_core::wire::node::MemberState;
 use dfs_core::wire::rpc::ConnId;
@@ -40,8 +43,12 @@ pub(super) enum NodeTimer {
     CallTimeout(u64),
     /// A call to the leader is tried again.
     CallAgain(u64),
-    /// Gossip says so.
+    /// Gossip says so, wrongly.
     Member(NodeId, MemberState),
+    /// Of the membership.
+    Gossip(TimerToken),
+    /// The voter is told of the members.
+    Members,
 }
 
 /// Copies the files whose paths begin so, durably.
@@ -83,7 +90,9 @@ pub(super) struct Node {
     meta: StoreMeta,
     /// Stores it had before.
     wipes: u64,
-    incarnation: Incarnation,
+    pub gossip: Option<Gossip>,
+    pub remembered: Remembered,
+    pub seal: DatagramSeal,
     had_sync_failure: bool,
     pub planted: Planted,
     /// A stamp that was asked for as a probe was told.
@@ -95,6 +104,7 @@ impl Node {
         let disk = SimDisk::new();
         let meta = StoreMeta::open_or_create(&disk, plan.cluster, store_id(index, 0));
         let (meta, _) = meta.expect("an empty disk takes a store");
+        let seal = seal_of(&plan);
         Self {
             index,
             clock: Clock::draw(&mut fx.rng),
@@ -112,7 +122,9 @@ impl Node {
             store_base: MemBase::new(),
             meta,
             wipes: 0,
-            incarnation: Incarnation(0),
+            gossip: None,
+            remembered: Remembered::default(),
+            seal,
             had_sync_failure: false,
             planted: Planted::default(),
             probed: false,
@@ -120,7 +132,11 @@ impl Node {
     }
 
     pub fn end(&self) -> End {
-        End::Node(self.index)
+        Self::end_of(self.index)
+    }
+
+    pub fn end_of(index: usize) -> End {
+        End::Node(index)
     }
 
     /// The store that it has now.
@@ -134,6 +150,8 @@ impl Node {
         self.had_sync_failure = false;
         self.disk.spare_next_sync();
         let disk = SimDisk::new();
+        // It stays who it is: without its name it would be another node.
+        copy_files(&self.disk, &disk, "node/").expect("no failure is planned");
         if !all {
             copy_files(&self.disk, &disk, "raft-").expect("no failure is planned");
         }
@@ -183,7 +201,6 @@ impl Node {
         self.run += 1;
         self.is_paused = false;
         self.inbox.clear();
-        self.incarnation = self.incarnation.next();
         fx.trace.say(
             fx.now,
             format_args!("node {} starts, run {}", self.index, self.run),
@@ -191,12 +208,14 @@ impl Node {
         match self.boot(fx) {
             Ok(daemon) => {
                 self.daemon = Some(Box::new(daemon));
+                self.start_gossip(fx);
                 // Every start syncs: a failure that was still to come has come.
                 self.had_sync_failure = false;
                 self.kick(fx);
             }
             // The disk failed during the start: whoever watches the daemon starts it again.
             Err(e) if self.had_sync_failure => {
+                self.gossip = None;
                 fx.trace.say(
                     fx.now,
                     format_args!("node {} does not start: {e}", self.index),
@@ -210,6 +229,7 @@ impl Node {
     }
 
     fn boot(&mut self, fx: &mut Fabric) -> Result<Daemon, String> {
+        self.boot_gossip(fx)?;
         let base = Arc::new(self.store_base.clone());
         let disk = Arc::new(self.disk.clone());
         let opened = ObjectStore::open(disk, base, &self.meta, self.plan.store_options());
@@ -218,7 +238,7 @@ impl Node {
         let mut config = {
             let store = self.meta.store;
             self.plan
-                .replica_config(self.index, store, self.incarnation)
+                .replica_config(self.index, store, self.incarnation())
         };
         config.voting = self.voting.clone();
         let mut daemon = Daemon::new(config, self.clock.local(fx.now), store, writer)?;
@@ -305,6 +325,7 @@ impl Node {
         );
         self.is_paused = false;
         self.inbox.clear();
+        self.gossip = None;
         if kills {
             daemon.killed(&self.disk, fx);
             self.disk.kill();
@@ -334,7 +355,11 @@ impl Node {
     /// It runs on, with everything that came meanwhile.
     pub fn resume(&mut self, fx: &mut Fabric) {
         if std::mem::take(&mut self.is_paused) {
-            for event in std::mem::take(&mut self.inbox) {
+            // The socket is drained before timers fire.
+            let is_datagram = |event: &Ev| matches!(event, Ev::Datagram(_));
+            let inbox = std::mem::take(&mut self.inbox);
+            let (datagrams, rest): (Vec<Ev>, Vec<Ev>) = inbox.into_iter().partition(is_datagram);
+            for event in datagrams.into_iter().chain(rest) {
                 fx.at(fx.now, event);
             }
         }
@@ -348,6 +373,7 @@ impl Node {
         }
         match event {
             Ev::Deliver { conn, packet, .. } => self.deliver(conn, *packet, fx),
+            Ev::Datagram(datagram) if self.daemon.is_some() => self.on_datagram(&datagram, fx),
             Ev::Node { run, timer, .. } if run == self.run && self.daemon.is_some() => {
                 self.on_timer(timer, fx);
             }

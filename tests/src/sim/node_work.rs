@@ -153,10 +153,9 @@ impl Node {
     }
 
     pub(super) fn on_closed(&mut self, conn: ConnId, fx: &mut Fabric) {
-        let mine = fx
-            .conn(conn)
-            .is_some_and(|state| state.caller == self.end());
-        if mine {
+        let mine = fx.conn(conn).filter(|state| state.caller == self.end());
+        if let Some(callee) = mine.map(|state| state.callee) {
+            self.doubt(callee, fx);
             let Some(daemon) = self.daemon.as_mut() else {
                 return;
             };
@@ -221,6 +220,8 @@ impl Node {
             NodeTimer::Member(node, state) => {
                 self.master(MasterEvent::Member { node, state }, fx);
             }
+            NodeTimer::Gossip(token) => self.on_gossip_timer(token, fx),
+            NodeTimer::Members => self.tell_members(fx),
         }
     }
 

@@ -6,6 +6,7 @@ use super::failover::FailoverReport;
 use super::failover_watch::Watch;
 use super::faults::{Fault, Nemesis};
 use super::fences::Fences;
+use super::gossip::{Agreement, Datagram};
 use super::linear::DIRS;
 use super::network::{End, Net, Packet};
 use super::node::Node;
@@ -81,6 +82,7 @@ pub(super) struct World {
     was_restarted: bool,
     pub(super) fences: Fences,
     progress: Progress,
+    agreement: Agreement,
     last_leader: Option<usize>,
     /// Why it is not quiet yet.
     pub(super) trouble: String,
@@ -113,6 +115,7 @@ impl World {
             was_restarted: false,
             fences: Fences::default(),
             progress: Progress::default(),
+            agreement: Agreement::default(),
             last_leader: None,
             trouble: String::new(),
             failover: settings.failover.map(Watch::new),
@@ -174,6 +177,8 @@ impl World {
         for node in &self.nodes {
             self.progress.look(node)?;
         }
+        let is_calm = self.oracle.is_calm;
+        self.agreement.look(self.fx.now, &self.nodes, is_calm)?;
         if let Some(leader) = self.leader() {
             self.progress.look_at_leader(&self.nodes[leader])?;
             if let Some(state) = self.state_of(leader) {
@@ -227,7 +232,9 @@ impl World {
                 }
                 self.nodes[node].handle(event, &mut self.fx);
             }
-            Ev::Node { node, .. } => self.nodes[node].handle(event, &mut self.fx),
+            Ev::Datagram(Datagram { to: node, .. }) | Ev::Node { node, .. } => {
+                self.nodes[node].handle(event, &mut self.fx);
+            }
             Ev::Phase => {}
         }
     }
@@ -425,8 +432,6 @@ impl World {
             self.stop_node(node, kills);
             let pause = self.fx.ms(50, 500);
             self.fx.after(pause, Ev::Fault(Fault::Start(node)));
-            self.fx
-                .after(Duration::from_secs(3), Ev::Fault(Fault::Truth(node)));
         }
         self.oracle.counts.crashes = crashes;
         self.enter(Phase::Quiet);
