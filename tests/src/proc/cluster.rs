@@ -50,6 +50,8 @@ impl Cluster {
     }
 
     /// Starts `n` daemons below what `devices` mounts below the cluster's directory, which it is told.
+    /// They take no snapshots of the namespace by themselves: those come with the wall clock, and scenarios
+    /// count what is in the stores.
     ///
     /// # Errors
     /// They do not serve.
@@ -61,7 +63,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("dfs-test-").tempdir()?;
         let mut this = Self {
             dir,
-            config: config.to_owned(),
+            config: without_snapshots(config),
             devices: Vec::new(),
         };
         this.devices = devices(&this.dev_dir())?;
@@ -281,6 +283,17 @@ impl Cluster {
     /// They do not serve.
     pub fn start_all(&self) -> anyhow::Result<()> {
         self.tools(&["dev", "up"]).map(|_| ())
+    }
+}
+
+fn without_snapshots(config: &str) -> String {
+    let (section, never) = ("[store]\n", "namespace_snapshot_secs = 0\n");
+    if config.contains("namespace_snapshot_secs") {
+        return config.to_owned();
+    }
+    match config.split_once(section) {
+        Some((before, after)) => format!("{before}{section}{never}{after}"),
+        None => format!("{config}\n{section}{never}"),
     }
 }
 

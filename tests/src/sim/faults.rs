@@ -85,7 +85,7 @@ impl World {
                     self.fx.release_held();
                 }
             }
-            Fault::DiskWell(node) => self.nodes[node].disk_slow = 1,
+            Fault::DiskWell(node) => self.nodes[node].disk_well(&mut self.fx),
             Fault::PushesWell => self.fx.net.slow_pushes = None,
             Fault::NetWell => self.fx.net.slow = None,
             Fault::GarbleWell | Fault::Unfill(_) | Fault::ClientBack(_) | Fault::Undrain(_) => {
@@ -304,7 +304,7 @@ impl World {
         self.fx.release_held();
         self.heal_losses();
         for node in 0..self.nodes.len() {
-            self.nodes[node].disk_slow = 1;
+            self.nodes[node].disk_well(&mut self.fx);
             self.nodes[node].disk.spare_next_sync();
             self.nodes[node].resume(&mut self.fx);
             self.on_fault(Fault::Replace(node));

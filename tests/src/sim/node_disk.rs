@@ -20,6 +20,25 @@ impl Node {
         pause * self.disk_slow
     }
 
+    /// The disk is as fast as others again: what is under way takes no longer than there either.
+    pub(super) fn disk_well(&mut self, fx: &mut Fabric) {
+        self.disk_slow = 1;
+        let Some(daemon) = self.daemon.as_ref() else {
+            return;
+        };
+        let voter = daemon.voter.as_ref();
+        let is_log_busy = voter.is_some_and(|voter| !voter.syncing.is_empty());
+        let is_store_busy = !daemon.syncing.is_empty();
+        if is_log_busy {
+            let pause = self.sync_pause(fx);
+            self.later(pause, NodeTimer::LogSynced, fx);
+        }
+        if is_store_busy {
+            let pause = self.sync_pause(fx);
+            self.later(pause, NodeTimer::StoreSynced, fx);
+        }
+    }
+
     pub(super) fn sync_log(&mut self, fx: &mut Fabric) {
         let pause = self.sync_pause(fx);
         let Some(voter) = self.daemon.as_mut().and_then(|d| d.voter.as_mut()) else {
@@ -37,6 +56,9 @@ impl Node {
         };
         let (tokens, writes): (Vec<u64>, Vec<LogWrite>) =
             std::mem::take(&mut voter.syncing).into_iter().unzip();
+        if writes.is_empty() {
+            return; // it ended before: the disk got well
+        }
         if let Err(e) = voter.log.append(&writes) {
             fx.trace
                 .say(fx.now, format_args!("node {}: log: {e}", self.index));
@@ -72,6 +94,9 @@ impl Node {
         };
         let (tokens, batches): (Vec<u64>, Vec<PendingBatch>) =
             std::mem::take(&mut daemon.syncing).into_iter().unzip();
+        if batches.is_empty() {
+            return;
+        }
         let done = daemon.writer.commit(&batches).map_err(|e| e.to_string());
         if let Err(e) = &done
             && !self.may_fail()
