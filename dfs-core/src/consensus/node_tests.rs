@@ -240,6 +240,71 @@ fn leadership_is_handed_over_on_request() {
     assert!(group.nodes[&3].is_leader() && !group.nodes[&1].is_leader());
 }
 
+/// What a member wanted durable, in order.
+fn records(out: Vec<RaftAction>) -> Vec<LogRecord> {
+    let writes = out.into_iter().filter_map(|action| match action {
+        RaftAction::Persist { write, .. } => Some(write.records),
+        _ => None,
+    });
+    writes.flatten().collect()
+}
+
+/// What a start finds of these.
+fn read_again(base: &SnapshotMeta, records: &[LogRecord]) -> RecoveredLog {
+    let mut found = recovered(base.clone());
+    for record in records {
+        match record {
+            LogRecord::HardState(hard) => found.hard = *hard,
+            LogRecord::Entry(entry) => found.entries.push(entry.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+    found
+}
+
+#[test]
+fn regression_a_learner_that_took_over_from_the_only_voter_knows_it_after_a_restart() {
+    let (old, new) = (RaftId(1), RaftId(2));
+    let mut base = SnapshotMeta::bootstrap([old]);
+    base.conf.learners = vec![new];
+    let mut learner = RaftNode::new(
+        RaftConfig::new(new),
+        recovered(base.clone()),
+        &StateAt::default(),
+        1,
+    )
+    .unwrap();
+    let steps = vec![ConfStep::Remove(old), ConfStep::Promote(new)];
+    let changes = [ConfChange::Joint(steps), ConfChange::LeaveJoint];
+    let entry = |(index, change): (LogIndex, ConfChange)| LogEntry {
+        index,
+        term: Term(7),
+        kind: EntryKind::Conf,
+        data: change.encode(),
+    };
+    let (joint, left) = (base.index.next(), base.index.next().next());
+    // The former voter leaves the joint configuration once it is committed, so it says that it is.
+    let body = RaftBody::Append {
+        prev_index: base.index,
+        prev_term: base.term,
+        commit: joint,
+        entries: [joint, left].into_iter().zip(changes).map(entry).collect(),
+    };
+    let (to, term) = (new, Term(7));
+    let message = RaftMessage { to, term, body };
+    let mut out = Vec::new();
+    let event = RaftEvent::Message { from: old, message };
+    learner.handle(Time(1), event, &mut out);
+    // Acknowledged, so the former voter may leave and be none any more; nothing else arrives here.
+    let found = read_again(&base, &records(out));
+    assert_eq!(found.entries.len(), 2);
+    let mut again = RaftNode::new(RaftConfig::new(new), found, &StateAt::default(), 1).unwrap();
+    assert_eq!(again.voters(), [new]);
+    let mut out = Vec::new();
+    again.handle(Time(2), RaftEvent::Campaign, &mut out);
+    assert!(sends(&out) > 0, "it asks the former voter for its vote");
+}
+
 #[test]
 fn regression_a_write_that_is_cut_between_two_records_leaves_a_log_that_opens() {
     let base = SnapshotMeta::bootstrap(ids(&[1, 2, 3]));
@@ -260,21 +325,10 @@ fn regression_a_write_that_is_cut_between_two_records_leaves_a_log_that_opens() 
     let message = RaftMessage { to, term, body };
     let mut out = Vec::new();
     node.handle(Time(1), RaftEvent::Message { from, message }, &mut out);
-    let writes = out.into_iter().filter_map(|action| match action {
-        RaftAction::Persist { write, .. } => Some(write.records),
-        _ => None,
-    });
-    let records: Vec<LogRecord> = writes.flatten().collect();
+    let records = records(out);
     assert!(records.len() >= 3, "{records:?}");
     for cut in 0..=records.len() {
-        let mut found = recovered(base.clone());
-        for record in &records[..cut] {
-            match record {
-                LogRecord::HardState(hard) => found.hard = *hard,
-                LogRecord::Entry(entry) => found.entries.push(entry.clone()),
-                other => panic!("{other:?}"),
-            }
-        }
+        let found = read_again(&base, &records[..cut]);
         let again = RaftNode::new(RaftConfig::new(to), found, &StateAt::default(), 1);
         assert!(again.is_ok(), "after {cut} of {records:?}: {again:?}");
     }
