@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// No change is sent with less time than this left: a master that takes no longer answers somebody who
 /// still listens.
-const ATTEMPT_MIN: Duration = Duration::from_millis(150);
+const ATTEMPT_MIN: Duration = Duration::from_millis(300);
 
 /// How a request ended without an answer.
 pub(super) struct Given {

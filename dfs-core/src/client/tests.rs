@@ -315,7 +315,7 @@ async fn regression_the_end_of_a_session_that_was_lost_before_does_not_end_the_n
 async fn regression_a_lock_whose_answer_and_end_nobody_heard_may_be_held() {
     let mut node = Node::start().await;
     let settings = ClientConfig {
-        deadline_meta: Duration::from_millis(400),
+        deadline_meta: Duration::from_millis(700),
         ..config(&[&node])
     };
     let client = Client::connect(settings).await.unwrap();

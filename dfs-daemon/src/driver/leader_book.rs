@@ -76,6 +76,11 @@ impl LeaderBook {
         if let Some(addr) = said.leader {
             self.forget(addr);
         }
+        let mut hint = self.lock();
+        if hint.leader.is_none() {
+            // It may have been alone in its term: who leads in an older one is still welcome.
+            hint.term = LeaderHint::default().term;
+        }
     }
 
     /// Learns from somebody's answer. An older term is ignored.

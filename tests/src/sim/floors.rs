@@ -24,7 +24,7 @@ impl Counts {
         // Of a hundred seeds, about half of what they usually do.
         let floors = [
             ("puts", self.puts, 2400),
-            ("puts that failed", self.puts_failed, 30),
+            ("puts that failed", self.puts_failed, 15),
             ("puts of unknown outcome", self.puts_unknown, 15),
             ("gets", self.gets, 3300),
             ("gets proved by stamps", self.by_stamps, 600),

@@ -101,8 +101,11 @@ impl FileLayer {
             let writes = write || state.registered.is_some_and(|r| r.write);
             (state.invalidations, state.recalls, writes)
         };
-        let opened = self.backend.open(inode.ino, writes).await?;
+        let opened = self.backend.open(inode.ino, writes).await;
         let mut state = inode.state();
+        // A session that was lost meanwhile took that with it; asked again, the master noted the next.
+        state.asked_for = true;
+        let opened = opened?;
         let shared = opened.shared || state.recalls != recalls;
         let registered = Registered {
             write: writes,

@@ -279,6 +279,20 @@ async fn regression_an_open_that_was_refused_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn regression_an_open_that_began_in_a_lost_session_is_released() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, FileConfig::default());
+    let ino = cluster.create(5);
+    cluster.master().loses_session_at_open = true;
+    let file = a.open(ino, OpenMode::WRITE).await.unwrap();
+    drop(file);
+    until("it is released", || {
+        cluster.master().files[&ino].opens.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn data_and_holes_are_found() {
     let cluster = Cluster::new();
     let a = cluster.mount(1, FileConfig::default());

@@ -3,6 +3,7 @@ use super::coherence::Moment;
 use super::event::MasterAction;
 use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, answered, refusal, reply};
+use super::unsettled::Depends;
 use crate::consensus::{CommittedEntry, RaftEvent};
 use crate::master::command::{Command, LogEntry};
 use crate::master::state::{Applied, WatchEvent};
@@ -80,17 +81,22 @@ impl Master {
         }
         self.tell_watchers(&applied.watch, entry.at, out);
         let now = self.now;
+        let is_all_told = self
+            .leading
+            .as_deref()
+            .is_none_or(|l| l.coherence.is_all_told());
+        let (at, met) = match &pending {
+            Some(Pending::Mutate { at, .. }) if is_all_told => (*at, Depends::Nothing),
+            Some(Pending::Mutate { at, .. }) => (*at, self.found_by(&entry.command).1),
+            _ => (Moment::default(), Depends::Nothing),
+        };
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
-        };
-        let at = match &pending {
-            Some(Pending::Mutate { at, .. }) => *at,
-            _ => Moment::default(),
         };
         let author = applied.result.as_ref().map(|(op, _)| (op.client, at));
         let wait = leading
             .coherence
-            .touch(author, &applied.touched, index, now, out);
+            .touch(author, &applied.touched, &met, index, now, out);
         if let Some((op, Ok(ok))) = &applied.result
             && let Some(ino) = cached_by_author(ok)
         {
@@ -118,8 +124,11 @@ impl Master {
                 out.push(answer);
             }
             Pending::Control { to } => out.push(done_or(to, applied.refused)),
-            Pending::RaiseLease(all) => {
-                for asked in all {
+            Pending::RaiseLease { ino, opens, silent } => {
+                if applied.refused.is_none() {
+                    leading.opens.raised(ino, &silent);
+                }
+                for asked in opens {
                     self.lease_raised(asked, applied.refused.clone(), out);
                 }
             }
@@ -236,22 +245,42 @@ impl Master {
         }
     }
 
-    /// Shuts out the writers that did not answer a recall, then goes on with the open. Once for all
-    /// opens that met them: a second raise would shut out whoever was let in by the first.
-    fn fence(&mut self, asked: OpenAsked, silent: &[ClientId], out: &mut Vec<MasterAction>) {
+    /// Shuts out the writers that did not answer a recall, and those that have not said that they are any,
+    /// then goes on with the open. Once for all opens that met them: a second raise would shut out
+    /// whoever was let in by the first.
+    pub(super) fn fence(
+        &mut self,
+        asked: OpenAsked,
+        silent: Vec<ClientId>,
+        out: &mut Vec<MasterAction>,
+    ) {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        if leading.opens.downgrade(asked.ino, silent) {
-            let command = Command::RaiseLease { ino: asked.ino };
-            return self.propose(command, Pending::RaiseLease(vec![asked]));
+        let ino = asked.ino;
+        let of_it = leading
+            .pending
+            .values_mut()
+            .find_map(|pending| match pending {
+                Pending::RaiseLease {
+                    ino: of,
+                    opens,
+                    silent,
+                } if *of == ino => Some((opens, silent)),
+                _ => None,
+            });
+        if let Some((opens, all)) = of_it {
+            opens.push(asked);
+            return all.extend(silent);
         }
-        let is_raise =
-            |p: &&mut Pending| matches!(p, Pending::RaiseLease(all) if all[0].ino == asked.ino);
-        match leading.pending.values_mut().find(is_raise) {
-            Some(Pending::RaiseLease(all)) => all.push(asked),
-            _ => self.lease_raised(asked, None, out),
+        let is_doubtful =
+            leading.opens.is_in_doubt(ino) && leading.coherence.is_silent_any_but(asked.client);
+        if !is_doubtful && !leading.opens.is_written_by(ino, &silent) {
+            return self.lease_raised(asked, None, out);
         }
+        let opens = vec![asked];
+        let pending = Pending::RaiseLease { ino, opens, silent };
+        self.propose(Command::RaiseLease { ino }, pending);
     }
 
     fn path_of(&self, ino: Ino) -> Option<Vec<u8>> {
@@ -280,7 +309,7 @@ impl Master {
                     out.push(answered(to, *answer));
                 }
                 Some(Held::Unknown(asked)) => self.check_open(asked, out),
-                Some(Held::Recalled(asked)) => self.fence(asked, &settled.lapsed, out),
+                Some(Held::Recalled(asked)) => self.fence(asked, settled.lapsed, out),
                 None => {}
             }
         }

@@ -72,7 +72,8 @@ impl Coherence {
             waits: BTreeMap::new(),
             for_election: Vec::new(),
             settled: Vec::new(),
-            counter: 0,
+            // No ack of what was pushed in another term names a push of this one.
+            counter: term.0 << 40,
         }
     }
 
@@ -90,6 +91,12 @@ impl Coherence {
     pub fn knows_all_but(&self, client: Option<ClientId>, now: Time) -> bool {
         let known = |(id, seat): (&ClientId, &Seat)| seat.clean || Some(*id) == client;
         now >= self.election_over() || self.seats.iter().all(known)
+    }
+
+    /// True if a session other than `client` has not said what it has open.
+    pub fn is_silent_any_but(&self, client: ClientId) -> bool {
+        let is_silent = |(id, seat): (&ClientId, &Seat)| !seat.clean && *id != client;
+        self.seats.iter().any(is_silent)
     }
 
     /// True if every session has said what it has open.
@@ -182,30 +189,33 @@ impl Coherence {
         }
     }
 
-    /// Now; an interest that is registered later is of a later moment.
-    fn moment(&mut self, at: Time) -> Moment {
-        let stamp = self.next();
-        Moment { stamp, at }
-    }
-
     /// When a change of `author` was asked for that arrives now. Requests travel on the connection that
     /// the session is bound to; one that comes by another was sent long ago, and its author may have given
     /// it up.
-    pub fn asked(&mut self, author: ClientId, conn: ConnId, now: Time) -> Moment {
-        let seat = self.seats.get(&author);
-        match seat.is_some_and(|seat| seat.conn == Some(conn)) {
-            true => self.moment(now),
-            false => Moment::default(),
+    pub fn asked(&mut self, author: ClientId, conn: ConnId, at: Time) -> Moment {
+        if !self.is_bound(author, conn) {
+            return Moment::default();
         }
+        // An interest that is registered later is of a later moment.
+        let (stamp, conn) = (self.next(), Some(conn));
+        Moment { stamp, at, conn }
+    }
+
+    /// The session's requests travel by this connection now. What comes by another was sent long ago.
+    pub fn is_bound(&self, client: ClientId, conn: ConnId) -> bool {
+        let seat = self.seats.get(&client);
+        seat.is_some_and(|seat| seat.conn == Some(conn))
     }
 
     /// A change touched these inodes. `None`: nobody to wait for. Its author, and when the change was
     /// asked for: until it is answered the author keeps nothing that it read before. One that was kept
-    /// waiting may have given up and read the old state since: it is told, and not waited for.
+    /// waiting may have given up and read the old state since: it is told, and not waited for. That it could
+    /// be done tells of what it met, too.
     pub fn touch(
         &mut self,
         author: Option<(ClientId, Moment)>,
         touched: &[Touched],
+        met: &Depends,
         as_of: LogIndex,
         now: Time,
         out: &mut Vec<MasterAction>,
@@ -215,15 +225,17 @@ impl Coherence {
         for touched in touched {
             for client in self.interested.get(&touched.ino).into_iter().flatten() {
                 let asked_at = author.filter(|(author, _)| author == client);
-                let asked_at = asked_at.map(|(_, asked)| match now.since(asked.at) {
-                    late if late >= AUTHOR_WAITS => asked.stamp,
-                    _ => u64::MAX,
+                let seat = self.seats.get(client);
+                let asked_at = asked_at.map(|(_, asked)| {
+                    let is_late = now.since(asked.at) >= AUTHOR_WAITS;
+                    let has_left = seat.and_then(|seat| seat.conn) != asked.conn;
+                    match is_late || has_left {
+                        true => asked.stamp,
+                        false => u64::MAX,
+                    }
                 });
-                let seat = self
-                    .seats
-                    .get(client)
-                    .and_then(|seat| seat.inos.get(&touched.ino));
-                match (seat, asked_at) {
+                let interest = seat.and_then(|seat| seat.inos.get(&touched.ino));
+                match (interest, asked_at) {
                     (Some(Interest::Live(stamp)), Some(at)) if *stamp < at => {}
                     (Some(Interest::Live(_)), _) => {
                         fresh.entry(*client).or_default().push(*touched);
@@ -239,6 +251,7 @@ impl Coherence {
         // What this change builds on is told of by its success too.
         let on = Depends::On(touched.iter().map(|t| t.ino).collect());
         pending.extend(self.unacked.of(None, &on));
+        pending.extend(self.unacked.of(None, met));
         for (client, touched) in fresh {
             let seq = self.invalidate(client, touched, as_of, now, out);
             pending.insert((client, seq));
@@ -262,6 +275,11 @@ impl Coherence {
                 self.unacked.add(*client, *seq, inos);
             }
         }
+    }
+
+    /// Nobody has yet to acknowledge an invalidation.
+    pub fn is_all_told(&self) -> bool {
+        self.unacked.is_empty()
     }
 
     /// Pushes one invalidation; the interests leave with its ack.
@@ -296,7 +314,8 @@ impl Coherence {
         seq
     }
 
-    /// Asks `writers` to flush `ino` because somebody opens it. `None`: nobody to wait for.
+    /// Asks `writers` to flush `ino` because somebody opens it; not again one that was asked and has not
+    /// answered: an open that is repeated does not begin its wait anew. `None`: nobody to wait for.
     pub fn recall(
         &mut self,
         ino: Ino,
@@ -307,6 +326,11 @@ impl Coherence {
         let until = now + self.config.recall_timeout_alive;
         let mut pending = BTreeSet::new();
         for client in writers {
+            let seat = self.seats.get(client);
+            if let Some(seq) = seat.and_then(|seat| seat.recalling(ino)) {
+                pending.insert((*client, seq));
+                continue;
+            }
             let seq = self.next();
             self.push(
                 *client,

@@ -29,11 +29,19 @@ fn two() -> (Coherence, Vec<MasterAction>) {
     (c, Vec::new())
 }
 
+/// When `by` asks for a change, over the connection that it is bound to.
+fn asked(c: &mut Coherence, by: ClientId, at: u64) -> Moment {
+    let conn = c.seats.get(&by).and_then(|seat| seat.conn);
+    let (stamp, at) = (c.next(), ms(at));
+    Moment { stamp, at, conn }
+}
+
 fn touch(c: &mut Coherence, by: ClientId, at: u64, out: &mut Vec<MasterAction>) -> Option<WaitId> {
-    let asked = c.moment(ms(at));
+    let asked = asked(c, by, at);
     c.touch(
         Some((by, asked)),
         &[everything(I)],
+        &Depends::Nothing,
         LogIndex(5),
         ms(at),
         out,
@@ -235,6 +243,7 @@ fn the_oldest_interests_are_dropped_beyond_the_bound_and_stay_until_acked() {
         c.touch(
             Some((B, Moment::default())),
             &[old],
+            &Depends::Nothing,
             LogIndex(1),
             ms(2),
             &mut out
@@ -246,6 +255,7 @@ fn the_oldest_interests_are_dropped_beyond_the_bound_and_stay_until_acked() {
         c.touch(
             Some((B, Moment::default())),
             &[old],
+            &Depends::Nothing,
             LogIndex(1),
             ms(2),
             &mut out
@@ -259,11 +269,18 @@ fn regression_an_author_that_was_kept_waiting_is_told_of_its_change() {
     for (late, told) in [(50, 0), (300, 1)] {
         let (mut c, mut out) = two();
         c.register(A, I, &mut out, ms(1));
-        let asked = c.moment(ms(10));
+        let asked = asked(&mut c, A, 10);
         // It has given up and reads what is not changed yet.
         c.register(A, I, &mut out, ms(10 + late - 1));
         let all = [everything(I)];
-        let wait = c.touch(Some((A, asked)), &all, LogIndex(5), ms(10 + late), &mut out);
+        let wait = c.touch(
+            Some((A, asked)),
+            &all,
+            &Depends::Nothing,
+            LogIndex(5),
+            ms(10 + late),
+            &mut out,
+        );
         assert_eq!(
             (wait, pushed(&mut out).len()),
             (None, told),
@@ -282,9 +299,61 @@ fn regression_a_change_that_comes_by_an_abandoned_connection_is_told_its_author(
         c.register(A, I, &mut out, ms(1));
         let asked = c.asked(A, conn, ms(10));
         let all = [everything(I)];
-        let wait = c.touch(Some((A, asked)), &all, LogIndex(5), ms(11), &mut out);
+        let wait = c.touch(
+            Some((A, asked)),
+            &all,
+            &Depends::Nothing,
+            LogIndex(5),
+            ms(11),
+            &mut out,
+        );
         assert_eq!((wait, pushed(&mut out).len()), (None, told), "by {conn:?}");
     }
+}
+
+#[test]
+fn regression_an_author_that_left_the_connection_of_its_change_is_told_of_it() {
+    let (mut c, mut out) = two();
+    c.register(A, I, &mut out, ms(1));
+    let asked = asked(&mut c, A, 10);
+    // It gave up, came back, and read what was not changed yet.
+    c.keep_alive(A, ConnId(3), T, ms(20), &mut out);
+    c.register(A, I, &mut out, ms(21));
+    let all = [everything(I)];
+    let wait = c.touch(
+        Some((A, asked)),
+        &all,
+        &Depends::Nothing,
+        LogIndex(5),
+        ms(22),
+        &mut out,
+    );
+    assert_eq!((wait, pushed(&mut out).len()), (None, 1));
+}
+
+#[test]
+fn regression_an_open_that_is_repeated_waits_no_longer_for_a_writer() {
+    let (mut c, mut out) = two();
+    let first = c.recall(I, &[B], ms(0), &mut out).unwrap();
+    let again = c.recall(I, &[B], ms(3000), &mut out).unwrap();
+    let [(_, seq)] = pushed(&mut out)[..] else {
+        panic!("it is asked once")
+    };
+    // It lives, and does not answer.
+    c.keep_alive(B, ConnId(2), T, ms(4900), &mut out);
+    c.grant(B, ms(4900), ms(4900));
+    c.tick(ms(4900));
+    assert_eq!(c.take_settled(), []);
+    c.tick(ms(5000));
+    let settled = c.take_settled();
+    let waits: Vec<WaitId> = settled.iter().map(|s| s.wait).collect();
+    assert_eq!(waits, [first, again]);
+    assert!(settled.iter().all(|s| s.lapsed == [B]));
+    assert!(c.recall(I, &[B], ms(5001), &mut out).is_some());
+    let [(_, other)] = pushed(&mut out)[..] else {
+        panic!("one that has lapsed is asked again")
+    };
+    assert_ne!(seq, other);
 }
 
 #[test]
@@ -294,12 +363,26 @@ fn regression_a_change_waits_for_what_it_builds_on_and_hands_that_on() {
     let (mut c, mut out) = two();
     c.register(A, I, &mut out, ms(1));
     // A rename from OLD to I; then OLD is empty and can be removed.
-    let asked = c.moment(ms(2));
+    let asked = asked(&mut c, B, 2);
     let rename = [everything(OLD), everything(I)];
-    let moved = c.touch(Some((B, asked)), &rename, LogIndex(5), ms(2), &mut out);
+    let moved = c.touch(
+        Some((B, asked)),
+        &rename,
+        &Depends::Nothing,
+        LogIndex(5),
+        ms(2),
+        &mut out,
+    );
     assert!(moved.is_some());
     let removal = [everything(ABOVE), everything(OLD)];
-    let removed = c.touch(Some((B, asked)), &removal, LogIndex(6), ms(3), &mut out);
+    let removed = c.touch(
+        Some((B, asked)),
+        &removal,
+        &Depends::Nothing,
+        LogIndex(6),
+        ms(3),
+        &mut out,
+    );
     assert!(removed.is_some(), "nobody caches what it touched");
     let shown = c.wait_settled(Some(B), &Depends::On(vec![ABOVE]), ms(3));
     assert!(shown.is_some(), "that it is gone");
@@ -318,10 +401,17 @@ fn regression_a_change_waits_for_what_it_builds_on_and_hands_that_on() {
 fn what_a_session_has_read_before_its_change_is_its_own_affair_however_late() {
     let (mut c, mut out) = two();
     c.register(A, I, &mut out, ms(1));
-    let asked = c.moment(ms(10));
+    let asked = asked(&mut c, A, 10);
     let all = [everything(I)];
     assert_eq!(
-        c.touch(Some((A, asked)), &all, LogIndex(5), ms(900), &mut out),
+        c.touch(
+            Some((A, asked)),
+            &all,
+            &Depends::Nothing,
+            LogIndex(5),
+            ms(900),
+            &mut out
+        ),
         None
     );
     assert!(out.is_empty());

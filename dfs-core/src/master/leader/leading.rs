@@ -29,9 +29,14 @@ pub(super) enum Pending {
     OpenSession { to: ReplyTo, client: ClientId },
     /// Answered with `Done`.
     Control { to: ReplyTo },
-    /// A lease is raised because a recall was not answered.
-    /// Never empty; all of one inode.
-    RaiseLease(Vec<OpenAsked>),
+    /// The lease of an inode is raised over the heads of writers that are not heard of.
+    RaiseLease {
+        ino: Ino,
+        /// Who waits for it.
+        opens: Vec<OpenAsked>,
+        /// Who did not answer a recall.
+        silent: Vec<ClientId>,
+    },
     /// Something the leader does by itself; one of each kind at a time.
     Task(Task),
 }
@@ -243,7 +248,7 @@ impl Pending {
                 vec![*to]
             }
             Self::Lock(asked) => asked.to.into_iter().collect(),
-            Self::RaiseLease(all) => all.iter().map(|asked| asked.to).collect(),
+            Self::RaiseLease { opens, .. } => opens.iter().map(|asked| asked.to).collect(),
             Self::Task(_) => Vec::new(),
         }
     }

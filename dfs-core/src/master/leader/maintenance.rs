@@ -152,7 +152,11 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        let known = leading.coherence.knows_all() || now.since(leading.elected_at) >= full;
+        let is_all_known = leading.coherence.knows_all();
+        if is_all_known {
+            leading.opens.all_known();
+        }
+        let known = is_all_known || now.since(leading.elected_at) >= full;
         if !known || leading.busy.contains(&Task::Reap) {
             return;
         }

@@ -9,6 +9,10 @@ pub(super) struct Opens {
     /// Per inode: session, and whether it may write.
     by_ino: BTreeMap<Ino, BTreeMap<ClientId, bool>>,
     by_client: BTreeMap<ClientId, BTreeSet<Ino>>,
+    /// Inodes that nobody was known to have open when they were opened, while a session had not said what it
+    /// has open; true once its lease, if it has one, is worth nothing any more. One with which
+    /// another had the inode open before has handed over what it wrote, and none is in doubt.
+    in_doubt: BTreeMap<Ino, bool>,
 }
 
 impl Opens {
@@ -17,6 +21,34 @@ impl Opens {
         self.by_client.entry(client).or_default().insert(ino);
         let of_ino = self.by_ino.entry(ino).or_default();
         *of_ino.entry(client).or_default() |= write;
+    }
+
+    /// `client` opens `ino`, and a session that has not said what it has open may write it.
+    pub fn doubt(&mut self, ino: Ino) {
+        if !self.is_open(ino) {
+            self.in_doubt.entry(ino).or_default();
+        }
+    }
+
+    /// A silent session may write `ino` under the lease that is in force.
+    pub fn is_in_doubt(&self, ino: Ino) -> bool {
+        self.in_doubt.get(&ino) == Some(&false)
+    }
+
+    /// The lease of `ino` was raised: who had one before may read on.
+    pub fn raised(&mut self, ino: Ino, clients: &[ClientId]) {
+        if let Some(is_raised) = self.in_doubt.get_mut(&ino) {
+            *is_raised = true;
+        }
+        let of_ino = self.by_ino.get_mut(&ino).into_iter().flatten();
+        for (_, write) in of_ino.filter(|(c, _)| clients.contains(c)) {
+            *write = false;
+        }
+    }
+
+    /// Every session has said what it has open.
+    pub fn all_known(&mut self) {
+        self.in_doubt.clear();
     }
 
     /// `client` has no handle on `ino` any more.
@@ -68,15 +100,9 @@ impl Opens {
         self.writers(ino).filter(|c| *c != client).collect()
     }
 
-    /// The lease is raised over the heads of these writers: they may read on. Returns false if none
-    /// of them was one any more.
-    pub fn downgrade(&mut self, ino: Ino, clients: &[ClientId]) -> bool {
-        let mut any = false;
-        let of_ino = self.by_ino.get_mut(&ino).into_iter().flatten();
-        for (_, write) in of_ino.filter(|(c, _)| clients.contains(c)) {
-            any |= std::mem::take(write);
-        }
-        any
+    /// True if one of these may write `ino`.
+    pub fn is_written_by(&self, ino: Ino, clients: &[ClientId]) -> bool {
+        self.writers(ino).any(|client| clients.contains(&client))
     }
 
     /// True if another session has `ino` open and anybody may write it.

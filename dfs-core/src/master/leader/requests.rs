@@ -80,7 +80,9 @@ impl Master {
                 self.on_open(to, client, (ino, write, interest), out);
             }
             R::Release { client, inos } => {
-                if let Some(leading) = self.leading.as_deref_mut() {
+                if let Some(leading) = self.leading.as_deref_mut()
+                    && leading.coherence.is_bound(client, to.conn)
+                {
                     inos.into_iter()
                         .for_each(|ino| leading.opens.release(client, ino));
                 }
@@ -213,6 +215,15 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        if !leading.coherence.is_bound(client, to.conn) {
+            // Sent before the session left this connection: it has been opened and released since, perhaps.
+            let detail = "the session is bound to another connection";
+            out.push(refusal(to, WireError::new(ErrorCode::NotReady, detail)));
+            return;
+        }
+        if leading.coherence.is_silent_any_but(client) {
+            leading.opens.doubt(ino);
+        }
         // Noted until it is released, also if it is refused: who asks releases what it asked for.
         leading.opens.open(client, ino, write);
         let asked = OpenAsked {
@@ -240,6 +251,7 @@ impl Master {
             Some(wait) => {
                 leading.held.insert(wait, Held::Recalled(asked));
             }
+            None if leading.opens.is_in_doubt(asked.ino) => self.fence(asked, Vec::new(), out),
             None => self.read(asked.to, ReadKind::Open(asked), out),
         }
     }

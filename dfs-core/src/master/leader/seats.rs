@@ -9,11 +9,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WaitId(pub u64);
 
-/// A moment in the order in which interests are registered.
+/// A moment in the order in which interests are registered, and the connection that a change came by then.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Moment {
     pub stamp: u64,
     pub at: Time,
+    /// `None`: by one that its author is not bound to.
+    pub conn: Option<ConnId>,
 }
 
 /// A wait that is over.
@@ -76,6 +78,17 @@ pub(super) struct Seat {
     pub inos: BTreeMap<Ino, Interest>,
     /// Live interests by last use, oldest first.
     pub order: BTreeMap<u64, Ino>,
+}
+
+impl Seat {
+    /// A recall of `ino` that it has not answered, and may yet.
+    pub fn recalling(&self, ino: Ino) -> Option<u64> {
+        let is_it = |o: &Outstanding| matches!(o.push, Push::Recall { ino: of, .. } if of == ino);
+        let mut recalls = self.outstanding.iter();
+        recalls
+            .find(|(_, o)| is_it(o) && !o.lapsed)
+            .map(|(seq, _)| *seq)
+    }
 }
 
 #[derive(Debug)]

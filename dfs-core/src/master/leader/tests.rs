@@ -3,6 +3,7 @@
 mod bench;
 mod copies;
 mod locks;
+mod opens;
 mod placing;
 mod space;
 mod store;

@@ -22,7 +22,7 @@ use super::event::MasterAction;
 use super::leading::Held;
 use super::machine::{Master, answered, reply};
 use crate::master::command::Command;
-use crate::types::{ClientId, Ino, Name};
+use crate::types::{ClientId, FileKind, Ino, Name};
 use crate::wire::master::{MasterResponse, QueryAnswer};
 use crate::wire::rpc::ReplyTo;
 use crate::wire::{Mutation, MutationOk, Query, WireError};
@@ -59,6 +59,10 @@ impl Unacked {
                 }
             }
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Pushes to others than `asker`.
@@ -149,7 +153,7 @@ impl Master {
         self.answer_settled(to, asker, &on, Err(error), out);
     }
 
-    fn found_by(&self, command: &Command) -> (Option<ClientId>, Depends) {
+    pub(super) fn found_by(&self, command: &Command) -> (Option<ClientId>, Depends) {
         match command {
             Command::Mutate { op, body, .. } => (Some(op.client), self.meets(body)),
             _ => (None, Depends::Nothing),
@@ -163,7 +167,9 @@ impl Master {
             Mutation::Create { parent, name, .. }
             | Mutation::Unlink { parent, name, .. }
             | Mutation::Rmdir { parent, name }
-            | Mutation::Undelete { parent, name } => self.note_entry(*parent, name, &mut inos),
+            | Mutation::Undelete { parent, name } => {
+                self.note_entry(*parent, name, &mut inos);
+            }
             Mutation::Link { ino, parent, name } => {
                 inos.push(*ino);
                 self.note_entry(*parent, name, &mut inos);
@@ -175,8 +181,13 @@ impl Master {
                 to_name,
                 ..
             } => {
-                self.note_entry(*from_parent, from_name, &mut inos);
-                self.note_entry(*to_parent, to_name, &mut inos);
+                let moved = self.note_entry(*from_parent, from_name, &mut inos);
+                let there = self.note_entry(*to_parent, to_name, &mut inos);
+                // Whether a directory would end up in itself is found out all the way up.
+                let is_dir = |kind: Option<FileKind>| kind == Some(FileKind::Dir);
+                if from_parent != to_parent && (is_dir(moved) || is_dir(there)) {
+                    return Depends::Widely;
+                }
             }
             Mutation::SetAttr { ino, .. }
             | Mutation::SetXattr { ino, .. }
@@ -192,13 +203,15 @@ impl Master {
         Depends::On(inos)
     }
 
-    /// A directory, and what has the name in it.
-    fn note_entry(&self, parent: Ino, name: &Name, inos: &mut Vec<Ino>) {
+    /// A directory, and what has the name in it, of which the kind is given.
+    fn note_entry(&self, parent: Ino, name: &Name, inos: &mut Vec<Ino>) -> Option<FileKind> {
         inos.push(parent);
         let name = name.clone();
-        if let Ok(QueryAnswer::Attr(attr)) = self.state.query(&Query::Lookup { parent, name }) {
-            inos.push(attr.ino);
-        }
+        let Ok(QueryAnswer::Attr(attr)) = self.state.query(&Query::Lookup { parent, name }) else {
+            return None;
+        };
+        inos.push(attr.ino);
+        Some(attr.kind)
     }
 }
 

@@ -6,13 +6,13 @@
 //!    the kernel knows may lie within a record for a moment, while others append before it; such a read is
 //!    made again, and a record that stays torn is an anomaly.
 use super::files::{decode_all, encode, open_at, read_all};
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::log::{LogAnswer, LogOp};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -147,17 +147,17 @@ impl Workload for Appends {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         let groups = self.ops.load(Ordering::Relaxed) / (OPS_MAX * KEYS) + 1;
         for key in 0..groups * KEYS {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read = || {
                     let all = || read_all(rustix::fs::CWD, &path.to_string_lossy());
                     whole_records(all)?.map_err(|e| e.to_string())
                 };
                 let answer = |ids: &Vec<u64>| LogAnswer::Saw(ids.clone());
-                self.board.read_last((key, LogOp::Read), answer, read);
+                self.board.read_last(last, (key, LogOp::Read), answer, read);
             }
         }
         self.board.verdict(judge::logs(&self.board.recorder.all()))

@@ -5,13 +5,13 @@
 //! 3. An error that does not say what was there leaves the change unknown: the name may appear, or go,
 //!    once, at any later time.
 use super::files::open_at;
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::existence::{NameAnswer, NameOp};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::{AtFlags, OFlags, statat, unlinkat};
 use rustix::io::Errno;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -101,15 +101,15 @@ impl Workload for Exclusive {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         let groups = self.ops.load(Ordering::Relaxed) / (OPS_MAX * KEYS) + 1;
         for key in 0..groups * KEYS {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read =
                     || look(rustix::fs::CWD, &path.to_string_lossy()).map_err(|e| e.to_string());
                 self.board
-                    .read_last((key, NameOp::Look), |there| *there, read);
+                    .read_last(last, (key, NameOp::Look), |there| *there, read);
             }
         }
         self.board.verdict(judge::names(&self.board.recorder.all()))

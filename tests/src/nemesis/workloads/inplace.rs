@@ -7,13 +7,13 @@
 //! 3. While a block is copied into the kernel's page of it, a read on the same mount may see half of it, as
 //!    on any local file. Such a read is made again; a block that stays torn is an anomaly.
 use super::files::{decode, encode, open_at, read_all};
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::register::{NOTHING, RegisterAnswer, RegisterOp};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, pwrite};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -151,17 +151,17 @@ impl Workload for InPlace {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         let groups = self.ops.load(Ordering::Relaxed) / (OPS_MAX * KEYS) + 1;
         for key in 0..groups * KEYS {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read = || {
                     let all = || read_all(rustix::fs::CWD, &path.to_string_lossy());
                     whole_block(all)?.map_err(|e| e.to_string())
                 };
                 let op = (key, RegisterOp::Read);
-                self.board.read_last(op, |value| saw(*value), read);
+                self.board.read_last(last, op, |value| saw(*value), read);
             }
         }
         self.board

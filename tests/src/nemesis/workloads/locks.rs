@@ -10,14 +10,14 @@
 //! `fcntl` locks belong to the process: each key has one thread on each mount, and nobody else opens its
 //! file. Every other key is locked by `flock`.
 use super::files::open_at;
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::counter::{CounterAnswer, CounterOp};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock, flock, fsync};
 use rustix::io::{Errno, pread, pwrite};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -170,9 +170,9 @@ impl Workload for Locks {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         for key in 0..self.keys.load(Ordering::Relaxed) {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read = || {
                     let file = open_at(rustix::fs::CWD, &path.to_string_lossy(), OFlags::RDONLY);
@@ -182,7 +182,8 @@ impl Workload for Locks {
                     }
                 };
                 let op = (key, CounterOp::Read);
-                self.board.read_last(op, |n| CounterAnswer::Is(*n), read);
+                self.board
+                    .read_last(last, op, |n| CounterAnswer::Is(*n), read);
             }
         }
         self.board

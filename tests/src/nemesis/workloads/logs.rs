@@ -6,14 +6,14 @@
 //!    record that nobody acknowledged the end may be missing.
 //! 3. Each file has one writer; the others read it.
 use super::files::{decode_all, encode, open_at, read_all};
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::log::{LogAnswer, LogOp};
 use crate::history::{Begun, Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -186,16 +186,16 @@ impl Workload for Logs {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         for key in 0..self.files.load(Ordering::Relaxed) {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read = || {
                     let all = read_all(rustix::fs::CWD, &path.to_string_lossy());
                     records_at(all)?.map_err(|e| e.to_string())
                 };
                 let answer = |ids: &Vec<u64>| LogAnswer::Saw(ids.clone());
-                self.board.read_last((key, LogOp::Read), answer, read);
+                self.board.read_last(last, (key, LogOp::Read), answer, read);
             }
         }
         self.board.verdict(judge::logs(&self.board.recorder.all()))

@@ -61,7 +61,8 @@ const FINAL: Who = Who {
 };
 /// How long a final read may fail before that is an anomaly.
 const FINAL_MAX: Duration = Duration::from_secs(60);
-/// Keys that cannot be read, after which no others are tried.
+/// Keys of all workloads that cannot be read, after which no others are tried: where nothing can be read,
+/// that is to be said soon.
 const UNREADABLE_MAX: u32 = 8;
 
 /// A few threads that work on several mounts, and what became of it.
@@ -80,17 +81,36 @@ pub trait Workload: Send + Sync {
     /// Counts of what was recorded so far.
     fn figures(&self) -> Figures;
 
-    /// Reads the final state on each of `mounts`, and judges the whole history.
+    /// Reads the final state on each mount, and judges the whole history.
     ///
     /// # Errors
     /// Every anomaly.
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String>;
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String>;
 
     /// Writes the history to a file in `dir`, for the program `judge`.
     ///
     /// # Errors
     /// It cannot be written.
     fn save(&self, dir: &Path, seed: u64) -> std::io::Result<()>;
+}
+
+/// The final reads of all workloads.
+pub struct LastLook<'a> {
+    /// Where.
+    pub mounts: &'a [PathBuf],
+    /// Keys that could not be read.
+    unreadable: AtomicU32,
+}
+
+impl<'a> LastLook<'a> {
+    /// On these mounts.
+    #[must_use]
+    pub fn new(mounts: &'a [PathBuf]) -> Self {
+        Self {
+            mounts,
+            unreadable: AtomicU32::new(0),
+        }
+    }
 }
 
 /// What one thread works with.
@@ -146,8 +166,6 @@ struct Board<O, A> {
     clock: Clock,
     recorder: Recorder<O, A>,
     anomalies: Mutex<Vec<String>>,
-    /// Keys that could not be read at the end.
-    unreadable: AtomicU32,
 }
 
 impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
@@ -156,7 +174,6 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
             clock,
             recorder: Recorder::new(clock),
             anomalies: Mutex::default(),
-            unreadable: AtomicU32::new(0),
         }
     }
 
@@ -188,11 +205,12 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
     /// Once a key could not be read, the others are tried once each, and soon no more.
     fn read_last<T>(
         &self,
+        last: &LastLook<'_>,
         (key, op): (u32, O),
         answer: impl Fn(&T) -> A,
         mut read: impl FnMut() -> Result<T, String>,
     ) -> Option<T> {
-        let unreadable = self.unreadable.load(Ordering::Relaxed);
+        let unreadable = last.unreadable.load(Ordering::Relaxed);
         if unreadable >= UNREADABLE_MAX {
             return None;
         }
@@ -207,7 +225,7 @@ impl<O: Clone + Serialize, A: Clone + Serialize> Board<O, A> {
                 Err(e) => {
                     self.recorder.end(begun, Outcome::Fail);
                     if unreadable > 0 || begin.elapsed() > FINAL_MAX {
-                        self.unreadable.fetch_add(1, Ordering::Relaxed);
+                        last.unreadable.fetch_add(1, Ordering::Relaxed);
                         self.anomaly(format!("key {key} cannot be read at the end: {e}"));
                         return None;
                     }

@@ -12,12 +12,12 @@
 //! over all of its names together. It is made before anything else is done in it, by one thread.
 use super::files::is_certain;
 use super::tree_calls::{MARKS, answer, perform};
-use super::{Board, Entry, Mounted, Worker, Workload};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::namespace::{Mark, RenameMode, TreeAnswer, TreeOp, TreePath};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -181,10 +181,10 @@ impl Workload for Names {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         let arenas = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         for arena in 0..arenas.map_or(0, |(arena, _)| arena + 1) {
-            for mount in mounts {
+            for mount in last.mounts {
                 let base = mount.join(self.base(arena));
                 // One that could not be made has no history.
                 if !base.exists() {
@@ -197,7 +197,8 @@ impl Workload for Names {
                         seen.or_else(|e| answer(e).ok_or(e.to_string()))
                     };
                     let question = (arena, op.clone());
-                    self.board.read_last(question, TreeAnswer::clone, read);
+                    self.board
+                        .read_last(last, question, TreeAnswer::clone, read);
                 }
             }
         }

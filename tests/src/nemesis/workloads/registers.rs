@@ -8,13 +8,13 @@
 //! 3. After some operations the keys are left behind for new ones, so that each history stays of a length
 //!    that can be searched.
 use super::files::{decode_all, encode, open_at, read_all};
-use super::{Board, Entry, Mounted, Worker, Workload, outcome_of};
+use super::{Board, Entry, LastLook, Mounted, Worker, Workload, outcome_of};
 use crate::history::register::{NOTHING, RegisterAnswer, RegisterOp};
 use crate::history::{Clock, Figures, Outcome, judge};
 use rand::Rng;
 use rustix::fs::{AtFlags, OFlags, renameat, unlinkat};
 use rustix::io::{Errno, retry_on_intr, write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -161,17 +161,17 @@ impl Workload for Registers {
         Figures::of(&self.board.recorder.all())
     }
 
-    fn verify(&self, mounts: &[PathBuf]) -> Result<Figures, String> {
+    fn verify(&self, last: &LastLook<'_>) -> Result<Figures, String> {
         let groups = self.ops.load(Ordering::Relaxed) / (OPS_MAX * KEYS) + 1;
         for key in 0..groups * KEYS {
-            for mount in mounts {
+            for mount in last.mounts {
                 let path = mount.join(self.path(key));
                 let read = || {
                     let all = read_all(rustix::fs::CWD, &path.to_string_lossy());
                     value_at(all)?.map_err(|e| e.to_string())
                 };
                 let op = (key, RegisterOp::Read);
-                self.board.read_last(op, |value| saw(*value), read);
+                self.board.read_last(last, op, |value| saw(*value), read);
             }
         }
         self.board

@@ -11,7 +11,7 @@ use super::locks::Locks;
 use super::logs::Logs;
 use super::names::{Names, Style};
 use super::registers::Registers;
-use super::{Mounted, Worker, Workload};
+use super::{LastLook, Mounted, Worker, Workload};
 use crate::history::{Clock, Figures};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -225,9 +225,10 @@ impl Workloads {
             ..Report::default()
         };
         let seed = self.seed;
+        let last = LastLook::new(mounts);
         for workload in &self.workloads {
             let name = workload.name();
-            let verdict = workload.verify(mounts);
+            let verdict = workload.verify(&last);
             let figures = *verdict.as_ref().unwrap_or(&workload.figures());
             let verdict = verdict.map(|_| ());
             if let Err(e) = &verdict {

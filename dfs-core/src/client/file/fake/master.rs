@@ -48,6 +48,8 @@ pub(in crate::client::file) struct Master {
     pub opens: u64,
     /// It notes opens, and refuses them.
     pub refuses_opens: bool,
+    /// The next open finds that the session is lost, and succeeds in the next.
+    pub loses_session_at_open: bool,
     pub commits: u64,
     pub compactions: u64,
     /// Access times that it was told, each time.

@@ -111,7 +111,7 @@ impl FakeMount {
     async fn run_open(&self, ino: Ino, write: bool) -> Result<Opened, WireError> {
         tokio::time::sleep(Duration::from_micros(200)).await;
         let me = self.id();
-        let (recalls, shared) = {
+        let (recalls, shared, loses) = {
             let mut master = self.cluster.master();
             master.opens += 1;
             let file = master.files.get_mut(&ino).ok_or(ErrorCode::NotFound)?;
@@ -124,8 +124,12 @@ impl FakeMount {
             if master.refuses_opens {
                 return Err(ErrorCode::Stale.into());
             }
-            (others.clone(), !others.is_empty())
+            let loses = std::mem::take(&mut master.loses_session_at_open);
+            (others.clone(), !others.is_empty(), loses)
         };
+        if let Some(layer) = self.cluster.layer_of(me).filter(|_| loses) {
+            layer.session_lost();
+        }
         for client in recalls {
             if let Some(layer) = self.cluster.layer_of(client) {
                 layer.recalled(ino, true).await;

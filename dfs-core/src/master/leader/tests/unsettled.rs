@@ -243,3 +243,48 @@ fn regression_a_rename_shows_neither_name_before_both_are_settled() {
     let error = bench.reply(gone).unwrap().unwrap_err();
     assert_eq!(error.code, ErrorCode::NotFound);
 }
+
+fn mkdir(bench: &mut Bench, seq: u64, parent: Ino, name: &str) -> Ino {
+    let Mutation::Create { mut node, .. } = create("d") else {
+        unreachable!()
+    };
+    node.kind = FileKind::Dir;
+    let made = Mutation::Create {
+        parent,
+        name: Name::new(name).unwrap(),
+        node,
+        exclusive: true,
+    };
+    ino_of(bench.call(CLIENT_A, mutate(A, seq, made)))
+}
+
+fn rename((from_parent, from): (Ino, &str), (to_parent, to): (Ino, &str)) -> Mutation {
+    Mutation::Rename {
+        from_parent,
+        from_name: Name::new(from).unwrap(),
+        to_parent,
+        to_name: Name::new(to).unwrap(),
+        mode: RenameMode::Replace,
+    }
+}
+
+#[test]
+fn regression_that_a_directory_is_not_moved_into_itself_tells_of_a_move_above() {
+    let mut bench = one();
+    let y = mkdir(&mut bench, 1, Ino::ROOT, "y");
+    let a = mkdir(&mut bench, 2, y, "a");
+    let x = mkdir(&mut bench, 3, a, "x");
+    let b = mkdir(&mut bench, 4, x, "b");
+    let other = mkdir(&mut bench, 5, Ino::ROOT, "other");
+    // B believes that x is below y.
+    bench.call(CLIENT_B, getattr(B, a)).unwrap();
+    let out = mutate(A, 6, rename((a, "x"), (other, "x")));
+    let out = bench.send(CLIENT_A, out);
+    assert!(is_waiting(&mut bench, out));
+    let down = mutate(A, 7, rename((Ino::ROOT, "y"), (b, "y")));
+    let down = bench.send(CLIENT_A, down);
+    assert!(is_waiting(&mut bench, down));
+    ack(&mut bench);
+    assert!(bench.reply(out).unwrap().is_ok());
+    assert!(bench.reply(down).unwrap().is_ok());
+}

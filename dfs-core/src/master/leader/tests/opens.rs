@@ -1,0 +1,78 @@
+//! Opens beside sessions that are silent, and such as come late.
+use super::bench::{Bench, CLIENT_A, CLIENT_B};
+use super::{A, B, create, ino_of, keep_alive, mutate, one, open, sessions};
+use crate::types::{ClientId, Ino, LeaseSeq, Term};
+use crate::wire::ErrorCode;
+use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
+use crate::wire::rpc::ConnId;
+
+/// The lease, and whether the file is shared.
+fn opened(bench: &mut Bench, conn: ConnId, client: ClientId, ino: Ino) -> (LeaseSeq, bool) {
+    let asked = bench.send(conn, open(client, ino, true));
+    bench.run_until("opened", |b| b.has_reply(asked));
+    match bench.reply(asked) {
+        Some(Ok(MasterResponse::Opened { lease, shared, .. })) => (lease, shared),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The session tells the leader of now what it has open.
+fn declare(bench: &mut Bench, conn: ConnId, client: ClientId, opens: Vec<OpenInode>) {
+    let Ok(MasterResponse::Session { term, .. }) = bench.call(conn, keep_alive(client, Term(0)))
+    else {
+        panic!("the session is known")
+    };
+    let said = MasterRequest::KeepAlive {
+        client,
+        low: 1,
+        clean_term: term,
+        opens,
+    };
+    bench.call(conn, said).unwrap();
+}
+
+#[test]
+fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others() {
+    for was_open in [false, true] {
+        let mut bench = Bench::new(3, 3);
+        bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+        bench.run_until("groups exist", |b| b.members_complete());
+        sessions(&mut bench);
+        let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+        let (old_lease, shared) = opened(&mut bench, CLIENT_B, B, ino);
+        assert!(!shared, "B may keep what it writes to itself");
+        bench.stop(bench.leader_id());
+        bench.run_until("another leader", |b| b.has_leader());
+        let opens = vec![OpenInode { ino, write: true }];
+        let of_a = if was_open { opens.clone() } else { Vec::new() };
+        declare(&mut bench, CLIENT_A, A, of_a);
+        let (lease, _) = opened(&mut bench, CLIENT_A, A, ino);
+        // One that had it open beside B has seen to it that B keeps nothing to itself.
+        assert_eq!(lease == old_lease, was_open, "worth nothing to B any more");
+        let (again, _) = opened(&mut bench, CLIENT_A, A, ino);
+        assert_eq!(again, lease, "once is enough");
+        declare(&mut bench, CLIENT_B, B, opens);
+        let next = bench.send(CLIENT_A, open(A, ino, true));
+        bench.settle();
+        assert!(!bench.has_reply(next), "B is asked for what it has");
+    }
+}
+
+#[test]
+fn regression_what_comes_late_by_an_abandoned_connection_opens_and_releases_nothing() {
+    const LATE: ConnId = ConnId(900);
+    let mut bench = one();
+    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    let late = bench.call(LATE, open(A, ino, true)).unwrap_err();
+    assert_eq!(late.code, ErrorCode::NotReady);
+    let (_, shared) = opened(&mut bench, CLIENT_B, B, ino);
+    assert!(!shared, "A has it open no more");
+    let release = MasterRequest::Release {
+        client: B,
+        inos: vec![ino],
+    };
+    bench.call(LATE, release).unwrap();
+    let asked = bench.send(CLIENT_A, open(A, ino, true));
+    bench.settle();
+    assert!(!bench.has_reply(asked), "B still writes it, and is asked");
+}
