@@ -162,7 +162,9 @@ impl Node {
             .create(true)
             .append(true)
             .open(self.file("log"))?;
-        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && \
+        // Copies of mounts that other tests unmount meanwhile would keep those alive.
+        let script = "awk '$3 == \"fuse.dfs\" { print $2 }' /proc/self/mounts | xargs -r umount -l; \
+                      mount --bind \"$0\" /proc/sys/kernel/random/boot_id && \
                       exec setpriv --pdeathsig KILL -- \"$@\"";
         let mut command: Command = net.inside(self.place);
         command.args([
