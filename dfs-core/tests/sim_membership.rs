@@ -161,6 +161,37 @@ fn a_healed_partition_becomes_one_list_again() {
 }
 
 #[test]
+fn regression_who_is_declared_dead_while_it_suspects_others_does_not_suspect_them_for_good() {
+    for seed in seeds(20) {
+        let mut world = World::formed(seed, 5, 0.0);
+        world.run(2000 * MS);
+        world.cut(1);
+        let suspects = |world: &World| {
+            let list = world.machine(0).list();
+            list.iter()
+                .filter(|m| m.state == MemberState::Suspect)
+                .count()
+        };
+        let accuses = world.run_until(Duration::from_secs(5), |world| suspects(world) >= 2);
+        assert!(accuses.is_some(), "seed {seed}");
+        // What there is to tell of it has been told, to nobody.
+        world.run(300 * MS);
+        world.stop_for(0, Duration::from_secs(4));
+        world.run(3000 * MS);
+        world.cut(0);
+        let agreed = world.run_until(Duration::from_secs(7), World::complete);
+        assert!(
+            agreed.is_some(),
+            "seed {seed}: {} suspected",
+            suspects(&world)
+        );
+        // Nobody had to die for it but the one that was silent.
+        let dead: usize = (1..5).map(|i| world.notices(i, "failed")).sum();
+        assert_eq!(dead, 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn the_log_tells_the_story_in_order() {
     let mut world = World::formed(3, 3, 0.0);
     world.kill(2);

@@ -10,7 +10,8 @@
 //! 3. *Suspect*: no answer makes a suspicion, which is gossiped and told to the accused directly.
 //!    It objects by a higher number of foca's, told to everybody directly.
 //! 4. *Down*: nobody objected in time. The accuser tells everybody directly, gossip does the rest.
-//! 5. *Renew*: a node that hears of its own death takes the next incarnation and joins again.
+//! 5. *Renew*: a node that hears of its own death takes the next incarnation and joins again. Whom it
+//!    suspects it accuses anew, for foca forgets with its identity what was to come of that.
 //! 6. *Leave*: the goodbye is told to everybody directly, in rounds; then the machine is silent.
 //!
 //! Invariants:
@@ -337,6 +338,7 @@ impl Membership {
         }
         self.sync(now, accuses, out);
         if renewed || fx.connected == Some(false) {
+            self.accuse_again(now, out);
             self.join_soon(now, out);
         }
     }

@@ -17,6 +17,7 @@
 use super::super::codec::{KIND_LOOK, KIND_SEEN, SwimId};
 use super::super::effects::Alarm;
 use super::super::events::MemberAction;
+use super::super::urgent::Audience;
 use super::Membership;
 use crate::membership::list::MemberState;
 use crate::types::{NodeId, Time};
@@ -189,6 +190,20 @@ impl Membership {
         });
         let alarm = Alarm::LookedFor(Box::new(id), number);
         self.arm(now, self.cfg.suspect_for, alarm, out);
+    }
+
+    /// Foca has forgotten its timers, and what it had yet to tell of suspicions may be lost with its former
+    /// identity: whoever is suspected is told once more, and has the time to object once more.
+    pub(super) fn accuse_again(&mut self, now: Time, out: &mut Vec<MemberAction>) {
+        let members = self.swim.iter_membership_state();
+        let suspects = members.filter(|m| m.state() == State::Suspect).cloned();
+        for suspect in suspects.collect::<Vec<_>>() {
+            let (id, number) = (suspect.id().clone(), suspect.incarnation());
+            let to = Audience::One(id.0.gossip);
+            self.tell(now, suspect, to, out);
+            let alarm = Alarm::LookedFor(Box::new(id), number);
+            self.arm(now, self.cfg.suspect_for, alarm, out);
+        }
     }
 
     /// The time to object is over.
