@@ -9,7 +9,7 @@ use std::time::Instant;
 
 const SEEDS: u64 = 150;
 /// Seeds that found something once, and what.
-const REGRESSIONS: [(u64, &str); 5] = [
+const REGRESSIONS: [(u64, &str); 6] = [
     (
         138,
         "an operation that came late was reported as never done",
@@ -27,12 +27,26 @@ const REGRESSIONS: [(u64, &str); 5] = [
         301_626,
         "a refusal told of one half of a rename while a cache still hid the other",
     ),
+    (
+        900_027,
+        "a node that renewed its incarnation suspected a living one for good",
+    ),
 ];
 /// The same, of the replication part.
-const REGRESSIONS_OF_REPLICATION: [(u64, &str); 1] = [(
-    2_004_611,
-    "the only voter did not know after a restart that it was one",
-)];
+const REGRESSIONS_OF_REPLICATION: [(u64, &str); 3] = [
+    (
+        2_004_611,
+        "the only voter did not know after a restart that it was one",
+    ),
+    (
+        2_039_487,
+        "a slow disk held one sync of the only voter long after it was well",
+    ),
+    (
+        3_000_407,
+        "a node that renewed its incarnation suspected a living one for good",
+    ),
+];
 /// Seeds a planted bug may take here.
 const BUG_SEEDS: u64 = 1000;
 /// Bugs that may need more: the program `sim` plants them.
