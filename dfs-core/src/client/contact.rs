@@ -289,13 +289,15 @@ impl Client {
             match self.session_call(conn, request).await {
                 Ok((term, until)) => {
                     if term == clean_term {
+                        // Not before it has answered: it may not have heard.
+                        self.session.set_clean(client, term);
                         // Not if it was lost meanwhile.
                         self.session.if_current(client, || self.open_window(until));
                         return Ok(());
                     }
                     // Another leader than the one that knows our interests: they are gone.
                     self.drop_caches();
-                    opens = self.session.set_clean(term);
+                    opens = self.session.declare();
                     declared = Some(term);
                 }
                 Err(mut e) => {

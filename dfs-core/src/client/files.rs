@@ -2,6 +2,7 @@
 use super::cache::Key;
 use super::core::Client;
 use super::error::{ClientError, Result};
+use crate::net::clock::boottime;
 use crate::types::{Attr, ChunkNo, Ino, LeaseSeq, Name, OpId, VersionInfo, VersionNo};
 use crate::wire::master::Layout;
 use crate::wire::mutation::PurgeScope;
@@ -31,38 +32,34 @@ impl Client {
     /// `NotFound`, `Stale`, and those of [`master_call`](Self::master_call).
     pub async fn open_rpc(&self, ino: Ino, write: bool) -> Result<Opened> {
         self.check_usable(true)?;
-        let session = self.session.client();
-        let before = self.session.note_open(ino, write);
-        let token = self.cache.token();
+        let until = boottime() + self.config.deadline_meta;
         let make = |client| MasterRequest::Open {
             client,
             ino,
             write,
             interest: true,
         };
-        let answer = self.master_call(make, self.config.deadline_meta).await;
-        match answer {
-            Ok(MasterResponse::Opened {
+        loop {
+            let ticket = self.session.begin_open();
+            let token = self.cache.token();
+            let within = until.since(boottime());
+            let MasterResponse::Opened {
                 attr,
                 lease,
                 shared,
                 layout,
-            }) => {
-                // A session that was lost meanwhile has forgotten it.
-                self.session.note_open(ino, write);
+            } = self.master_call(make, within).await?
+            else {
+                return Err(ClientError::Mismatch { asked: "open" });
+            };
+            if self.session.note_open(&ticket, ino, write) {
                 self.learn_attr(token, attr.clone());
-                Ok(Opened {
+                return Ok(Opened {
                     attr,
                     lease,
                     shared,
                     layout,
-                })
-            }
-            other => {
-                self.session.undo_open(session, ino, before);
-                Err(other
-                    .err()
-                    .unwrap_or(ClientError::Mismatch { asked: "open" }))
+                });
             }
         }
     }

@@ -15,7 +15,10 @@ struct State {
     opened: bool,
     next_seq: u64,
     unfinished: BTreeSet<u64>,
+    /// As the master has answered.
     opens: BTreeMap<Ino, OpenInode>,
+    /// How often a leader was told of them.
+    declared: u64,
     clean_term: Term,
 }
 
@@ -27,6 +30,7 @@ impl State {
             next_seq: 1,
             unfinished: BTreeSet::new(),
             opens: BTreeMap::new(),
+            declared: 0,
             clean_term: Term(0),
         }
     }
@@ -65,6 +69,12 @@ impl Drop for OpTicket {
             state.unfinished.remove(&self.op.seq);
         }
     }
+}
+
+/// When an open was asked for.
+pub(super) struct OpenTicket {
+    client: ClientId,
+    declared: u64,
 }
 
 /// What a keep-alive says.
@@ -141,33 +151,38 @@ impl Session {
         }
     }
 
-    /// All caches were dropped since the first contact with this term's leader. Gives the opens.
-    pub(super) fn set_clean(&self, term: Term) -> Vec<OpenInode> {
+    /// What a new leader is told of.
+    pub(super) fn declare(&self) -> Vec<OpenInode> {
         let mut state = self.state();
-        state.clean_term = term;
+        state.declared += 1;
         state.opens.values().copied().collect()
     }
 
-    /// Notes an open before it is asked for, so that a new leader hears of it in any case. Gives
-    /// what was there before.
-    pub(super) fn note_open(&self, ino: Ino, write: bool) -> Option<OpenInode> {
+    /// The leader of this term has been told of the opens, and all caches were dropped before.
+    pub(super) fn set_clean(&self, client: ClientId, term: Term) {
         let mut state = self.state();
-        let before = state.opens.get(&ino).copied();
-        let write = write || before.is_some_and(|o| o.write);
-        state.opens.insert(ino, OpenInode { ino, write });
-        before
+        if state.client == client {
+            state.clean_term = term;
+        }
     }
 
-    /// The open was refused: back to what was there before.
-    pub(super) fn undo_open(&self, client: ClientId, ino: Ino, before: Option<OpenInode>) {
+    /// An open is about to be asked for.
+    pub(super) fn begin_open(&self) -> OpenTicket {
+        let state = self.state();
+        let (client, declared) = (state.client, state.declared);
+        OpenTicket { client, declared }
+    }
+
+    /// The open was answered: leaders are told of it from now on. False if one was told meanwhile of what is
+    /// open, without it: then the answer may be of a leader before that, and is worth nothing.
+    pub(super) fn note_open(&self, ticket: &OpenTicket, ino: Ino, write: bool) -> bool {
         let mut state = self.state();
-        if state.client != client {
-            return;
+        if (state.client, state.declared) != (ticket.client, ticket.declared) {
+            return false;
         }
-        match before {
-            Some(open) => state.opens.insert(ino, open),
-            None => state.opens.remove(&ino),
-        };
+        let noted = OpenInode { ino, write: false };
+        state.opens.entry(ino).or_insert(noted).write |= write;
+        true
     }
 
     pub(super) fn note_release(&self, inos: &[Ino]) {
@@ -228,11 +243,15 @@ mod tests {
     fn a_lost_session_is_never_used_again() {
         let session = Session::new();
         let ticket = session.begin_op();
-        session.note_open(Ino(4), true);
+        let open = session.begin_open();
+        assert!(session.note_open(&open, Ino(4), true));
         let old = session.client();
         assert!(session.lose(old) && !session.lose(old));
         assert_ne!(session.client(), old);
-        assert!(session.set_clean(Term(3)).is_empty());
+        assert!(!session.note_open(&open, Ino(4), true));
+        session.set_clean(old, Term(3));
+        assert_eq!(session.keep_alive().clean_term, Term(0));
+        assert!(session.declare().is_empty());
         let fresh = session.begin_op();
         assert_eq!(fresh.op().seq, 1);
         drop(ticket);
@@ -250,12 +269,22 @@ mod tests {
     #[test]
     fn opens_are_told_with_their_strongest_mode() {
         let session = Session::new();
-        session.note_open(Ino(4), false);
-        let before = session.note_open(Ino(4), true);
-        assert!(session.set_clean(Term(1))[0].write);
-        session.undo_open(session.client(), Ino(4), before);
-        assert!(!session.set_clean(Term(1))[0].write);
+        let open = |write| session.note_open(&session.begin_open(), Ino(4), write);
+        assert!(open(false));
+        assert!(!session.declare()[0].write);
+        assert!(open(true) && open(false));
+        assert!(session.declare()[0].write);
         session.note_release(&[Ino(4)]);
-        assert!(session.set_clean(Term(1)).is_empty());
+        assert!(session.declare().is_empty());
+    }
+
+    #[test]
+    fn regression_an_open_that_a_new_leader_was_not_told_of_is_asked_for_again() {
+        let session = Session::new();
+        let open = session.begin_open();
+        // It may yet be answered by the former leader, and may not.
+        assert!(session.declare().is_empty());
+        assert!(!session.note_open(&open, Ino(4), true));
+        assert!(session.note_open(&session.begin_open(), Ino(4), true));
     }
 }

@@ -122,6 +122,8 @@ pub(super) struct Client {
     pub job_numbers: Vec<u64>,
     /// Recalls to be acknowledged when the put on their inode is over.
     pub recalls: Vec<(Ino, ConnId, u64)>,
+    /// Recalls that were not to be acknowledged; when all is calm they are.
+    pub ignored: Vec<(ConnId, u64)>,
     /// Its process is gone for now.
     pub is_dead: bool,
 }
@@ -157,6 +159,7 @@ impl Client {
             jobs: (0..WORKERS).map(|_| Job::Idle).collect(),
             job_numbers: vec![0; WORKERS],
             recalls: Vec::new(),
+            ignored: Vec::new(),
             is_dead: false,
         }
     }
@@ -239,6 +242,7 @@ impl Client {
         self.own_changes.clear();
         self.drop_caches();
         self.recalls.clear();
+        self.ignored.clear();
     }
 
     /// A connection of the pool to a node.
@@ -375,12 +379,19 @@ impl Client {
                 self.later(pause, ClientTimer::Ack(conn, seq), cx.fx);
             }
             Push::Recall { seq, ino, .. } => match cx.fx.pick(10) {
-                0 if !cx.oracle.is_calm => {}
+                0 if !cx.oracle.is_calm => self.ignored.push((conn, seq)),
                 0..=3 => self.later(Duration::ZERO, ClientTimer::Ack(conn, seq), cx.fx),
                 _ if self.is_putting(ino) => self.recalls.push((ino, conn, seq)),
                 _ => self.later(Duration::ZERO, ClientTimer::Ack(conn, seq), cx.fx),
             },
             Push::Poke | Push::Watch { .. } => {}
+        }
+    }
+
+    /// From now on nothing is ignored.
+    pub fn calm_down(&mut self, fx: &mut Fabric) {
+        for (conn, seq) in std::mem::take(&mut self.ignored) {
+            self.ack(conn, seq, fx);
         }
     }
 

@@ -198,7 +198,6 @@ impl Client {
         if term != declared {
             // Another leader than the one that knows our interests.
             self.drop_caches();
-            self.clean_term = term;
             let opens = self.opens.keys().map(|ino| OpenInode {
                 ino: *ino,
                 write: true,
@@ -206,6 +205,7 @@ impl Client {
             let opens = opens.collect();
             return self.send_keep_alive(conn, term, opens, cx.fx);
         }
+        self.clean_term = term;
         self.window_until = sent + caches_valid;
         if self.bound().is_none() {
             cx.fx.trace.say(

@@ -297,6 +297,9 @@ impl World {
             Phase::Chaos if is_over => {
                 self.enter(Phase::Healing);
                 self.oracle.is_calm = true;
+                for client in &mut self.clients {
+                    client.calm_down(&mut self.fx);
+                }
                 self.heal();
             }
             Phase::Healing if elapsed > RECOVERY => {

@@ -63,6 +63,8 @@ pub(super) struct Cut {
     pub token: WriteToken,
     /// An error is latched for the handles (else somebody waits for the outcome).
     pub latch: bool,
+    /// Under which it was written.
+    pub lease: Option<LeaseSeq>,
     /// For the objects' headers.
     pub about: PutAbout,
 }

@@ -12,7 +12,7 @@
 //! 3. The last handle goes: after a short while (it may be opened again at once) the master is told
 //!    (RELEASE), also of an open that it refused or did not answer. Until it has answered, the inode is
 //!    not opened again.
-use super::error::FileResult;
+use super::error::{FileError, FileResult};
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
 use super::open_file::{OpenFile, OpenMode};
@@ -112,8 +112,24 @@ impl FileLayer {
             lease: opened.lease,
             shared,
         };
+        // What waits here was to follow what was there under the former lease. Others have written since.
+        let is_shut_out = state
+            .registered
+            .is_some_and(|before| !before.shared && before.lease != opened.lease)
+            && state.is_dirty();
+        let dropped = if is_shut_out {
+            state.latch(FileError::Dropped("the write lease was lost"));
+            state.drop_dirty()
+        } else {
+            0
+        };
         state.registered = Some(registered);
         state.learn_opened(&opened.attr, opened.layout, invalidations);
+        drop(state);
+        self.budget.give(dropped);
+        if is_shut_out {
+            self.lost(inode.ino);
+        }
         Ok(registered)
     }
 

@@ -102,8 +102,10 @@ impl FileLayer {
         }
         let mtime = state.mtime;
         let about = self.about(inode.ino, state, &change);
+        let lease = state.registered.map(|r| r.lease);
         let cut = Cut {
             about,
+            lease,
             flight,
             change,
             ranges,
@@ -147,6 +149,9 @@ impl FileLayer {
             return Err(PutError::SessionLost { unknown: false }.into());
         }
         let lease = self.write_lease(inode).await?.lease;
+        if cut.latch && cut.lease.is_some_and(|of_cut| of_cut != lease) {
+            return Err(FileError::Dropped("the write lease was lost"));
+        }
         let spec = PutSpec {
             op,
             ino: inode.ino,

@@ -258,24 +258,11 @@ impl Master {
             return;
         };
         let ino = asked.ino;
-        let of_it = leading
-            .pending
-            .values_mut()
-            .find_map(|pending| match pending {
-                Pending::RaiseLease {
-                    ino: of,
-                    opens,
-                    silent,
-                } if *of == ino => Some((opens, silent)),
-                _ => None,
-            });
-        if let Some((opens, all)) = of_it {
+        if let Some((opens, all)) = leading.raise_of(ino) {
             opens.push(asked);
             return all.extend(silent);
         }
-        let is_doubtful =
-            leading.opens.is_in_doubt(ino) && leading.coherence.is_silent_any_but(asked.client);
-        if !is_doubtful && !leading.opens.is_written_by(ino, &silent) {
+        if !asked.in_doubt && !leading.opens.is_written_by(ino, &silent) {
             return self.lease_raised(asked, None, out);
         }
         let opens = vec![asked];

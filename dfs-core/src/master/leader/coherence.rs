@@ -207,6 +207,25 @@ impl Coherence {
         seat.is_some_and(|seat| seat.conn == Some(conn))
     }
 
+    /// The same, and it has said what it has open.
+    pub fn is_declared(&self, client: ClientId, conn: ConnId) -> bool {
+        let seat = self.seats.get(&client);
+        seat.is_some_and(|seat| seat.conn == Some(conn) && seat.clean)
+    }
+
+    /// The session is bound to a later connection than this.
+    pub fn has_left(&self, client: ClientId, conn: ConnId) -> bool {
+        let seat = self.seats.get(&client);
+        seat.and_then(|seat| seat.conn)
+            .is_some_and(|now| now > conn)
+    }
+
+    /// The session has yet to answer a recall of `ino`.
+    pub fn is_recalled(&self, client: ClientId, ino: Ino) -> bool {
+        let seat = self.seats.get(&client);
+        seat.is_some_and(|seat| seat.recalling(ino).is_some())
+    }
+
     /// A change touched these inodes. `None`: nobody to wait for. Its author, and when the change was
     /// asked for: until it is answered the author keeps nothing that it read before. One that was kept
     /// waiting may have given up and read the old state since: it is told, and not waited for. That it could

@@ -72,7 +72,10 @@ pub(super) struct OpenAsked {
     pub to: ReplyTo,
     pub client: ClientId,
     pub ino: Ino,
+    pub write: bool,
     pub interest: bool,
+    /// When it was found who else has it open, a session that had not said so could have been one.
+    pub in_doubt: bool,
 }
 
 /// A lock on its way to its answer.
@@ -237,6 +240,21 @@ impl Leading {
             stepped_at: now,
             maintained_at: now,
         }
+    }
+}
+
+impl Leading {
+    /// The lease of `ino` is being raised: who waits for it, and over whom.
+    pub fn raise_of(&mut self, ino: Ino) -> Option<(&mut Vec<OpenAsked>, &mut Vec<ClientId>)> {
+        let mut all = self.pending.values_mut();
+        all.find_map(|pending| match pending {
+            Pending::RaiseLease {
+                ino: of,
+                opens,
+                silent,
+            } if *of == ino => Some((opens, silent)),
+            _ => None,
+        })
     }
 }
 

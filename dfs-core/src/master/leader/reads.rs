@@ -190,7 +190,9 @@ impl Master {
                 if asked.interest {
                     leading.coherence.register(client, ino, out, now);
                 }
-                let shared = leading.opens.shared(ino, client);
+                // An open that comes during a recall may be answered before one that waits for it, and lasts.
+                let shared =
+                    leading.opens.shared(ino, client) || leading.coherence.is_recalled(client, ino);
                 let lease = attr.lease;
                 Ok(MasterResponse::Opened {
                     attr,

@@ -80,12 +80,14 @@ impl Master {
                 self.on_open(to, client, (ino, write, interest), out);
             }
             R::Release { client, inos } => {
-                if let Some(leading) = self.leading.as_deref_mut()
-                    && leading.coherence.is_bound(client, to.conn)
-                {
-                    inos.into_iter()
-                        .for_each(|ino| leading.opens.release(client, ino));
+                let Some(leading) = self.leading.as_deref_mut() else {
+                    return;
+                };
+                if !leading.coherence.is_bound(client, to.conn) {
+                    return out.push(refusal(to, ErrorCode::NotReady.into()));
                 }
+                inos.into_iter()
+                    .for_each(|ino| leading.opens.release(client, ino));
                 out.push(reply(to, MasterResponse::Done));
             }
             R::Heartbeat(heartbeat) => self.on_heartbeat(to, heartbeat, out),
@@ -188,6 +190,10 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        if leading.coherence.has_left(client, to.conn) {
+            // Its connections are numbered as they come: this one was given up.
+            return out.push(refusal(to, ErrorCode::NotReady.into()));
+        }
         // One that is not live may be one whose entry is not applied here yet: the read decides.
         if leading.liveness.keep_alive(client, low, now) {
             if clean_term == leading.term {
@@ -215,7 +221,7 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        if !leading.coherence.is_bound(client, to.conn) {
+        if !leading.coherence.is_declared(client, to.conn) {
             // Sent before the session left this connection: it has been opened and released since, perhaps.
             let detail = "the session is bound to another connection";
             out.push(refusal(to, WireError::new(ErrorCode::NotReady, detail)));
@@ -230,7 +236,9 @@ impl Master {
             to,
             client,
             ino,
+            write,
             interest,
+            in_doubt: false,
         };
         match leading.coherence.wait_for_election(client, now) {
             Some(wait) => {
@@ -241,17 +249,26 @@ impl Master {
     }
 
     /// All opens are known: asks writers to flush, then reads.
-    pub(super) fn check_open(&mut self, asked: OpenAsked, out: &mut Vec<MasterAction>) {
+    pub(super) fn check_open(&mut self, mut asked: OpenAsked, out: &mut Vec<MasterAction>) {
         let now = self.now;
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        // A lease that is being raised is not raised over who asks for it now.
+        let is_raised = leading.raise_of(asked.ino).map(|(_, silent)| {
+            silent.retain(|client| *client != asked.client);
+        });
+        // Who only reads overwrites nothing.
+        asked.in_doubt = asked.write && leading.opens.is_in_doubt(asked.ino);
         let writers = leading.opens.other_writers(asked.ino, asked.client);
         match leading.coherence.recall(asked.ino, &writers, now, out) {
             Some(wait) => {
                 leading.held.insert(wait, Held::Recalled(asked));
             }
-            None if leading.opens.is_in_doubt(asked.ino) => self.fence(asked, Vec::new(), out),
+            None if asked.in_doubt || is_raised.is_some() => {
+                asked.in_doubt &= leading.coherence.is_silent_any_but(asked.client);
+                self.fence(asked, Vec::new(), out);
+            }
             None => self.read(asked.to, ReadKind::Open(asked), out),
         }
     }

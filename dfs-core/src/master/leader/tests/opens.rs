@@ -2,9 +2,9 @@
 use super::bench::{Bench, CLIENT_A, CLIENT_B};
 use super::{A, B, create, ino_of, keep_alive, mutate, one, open, sessions};
 use crate::types::{ClientId, Ino, LeaseSeq, Term};
-use crate::wire::ErrorCode;
 use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
 use crate::wire::rpc::ConnId;
+use crate::wire::{ErrorCode, Push};
 
 /// The lease, and whether the file is shared.
 fn opened(bench: &mut Bench, conn: ConnId, client: ClientId, ino: Ino) -> (LeaseSeq, bool) {
@@ -46,6 +46,12 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
         let opens = vec![OpenInode { ino, write: true }];
         let of_a = if was_open { opens.clone() } else { Vec::new() };
         declare(&mut bench, CLIENT_A, A, of_a);
+        let reads = bench.send(CLIENT_A, open(A, ino, false));
+        bench.run_until("opened", |b| b.has_reply(reads));
+        let Some(Ok(MasterResponse::Opened { lease, .. })) = bench.reply(reads) else {
+            panic!()
+        };
+        assert_eq!(lease, old_lease, "who reads overwrites nothing");
         let (lease, _) = opened(&mut bench, CLIENT_A, A, ino);
         // One that had it open beside B has seen to it that B keeps nothing to itself.
         assert_eq!(lease == old_lease, was_open, "worth nothing to B any more");
@@ -55,6 +61,52 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
         let next = bench.send(CLIENT_A, open(A, ino, true));
         bench.settle();
         assert!(!bench.has_reply(next), "B is asked for what it has");
+    }
+}
+
+#[test]
+fn regression_a_writer_that_tells_of_itself_during_a_recall_of_others_is_shut_out() {
+    const C: ClientId = ClientId(0xc);
+    const CLIENT_C: ConnId = ConnId(1003);
+    let mut bench = Bench::new(3, 3);
+    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    sessions(&mut bench);
+    let label = "test".to_owned();
+    let begun = bench.call(CLIENT_C, MasterRequest::OpenSession { client: C, label });
+    assert!(begun.is_ok());
+    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    let (old_lease, _) = opened(&mut bench, CLIENT_B, B, ino);
+    bench.stop(bench.leader_id());
+    bench.run_until("another leader", |b| b.has_leader());
+    for (conn, client) in [(CLIENT_A, A), (CLIENT_C, C)] {
+        declare(&mut bench, conn, client, Vec::new());
+    }
+    // Both wait until B would have lost its caches; then each is asked to make room for the other.
+    let asked = [(CLIENT_A, A), (CLIENT_C, C)].map(|(conn, client)| {
+        let asked = bench.send(conn, open(client, ino, true));
+        bench.settle();
+        asked
+    });
+    bench.run_for(2_300);
+    let opens = vec![OpenInode { ino, write: true }];
+    declare(&mut bench, CLIENT_B, B, opens);
+    let mut recalled = 0;
+    while let Some((conn, push)) = bench.take_push() {
+        if let Push::Recall { seq, .. } = push {
+            let client = if conn == CLIENT_A { A } else { C };
+            let ack = MasterRequest::PushAck { client, seq };
+            bench.call(conn, ack).unwrap();
+            recalled += 1;
+        }
+    }
+    assert_eq!(recalled, 2);
+    bench.run_until("opened", |b| asked.iter().all(|asked| b.has_reply(*asked)));
+    for asked in asked {
+        let Some(Ok(MasterResponse::Opened { lease, .. })) = bench.reply(asked) else {
+            panic!()
+        };
+        assert_ne!(lease, old_lease, "B was not asked for what it has");
     }
 }
 
@@ -71,7 +123,8 @@ fn regression_what_comes_late_by_an_abandoned_connection_opens_and_releases_noth
         client: B,
         inos: vec![ino],
     };
-    bench.call(LATE, release).unwrap();
+    let late = bench.call(LATE, release).unwrap_err();
+    assert_eq!(late.code, ErrorCode::NotReady);
     let asked = bench.send(CLIENT_A, open(A, ino, true));
     bench.settle();
     assert!(!bench.has_reply(asked), "B still writes it, and is asked");

@@ -200,9 +200,13 @@ impl Membership {
         for suspect in suspects.collect::<Vec<_>>() {
             let (id, number) = (suspect.id().clone(), suspect.incarnation());
             let to = Audience::One(id.0.gossip);
-            self.tell(now, suspect, to, out);
+            self.urgent.add(suspect, to, self.cfg.eager_rounds);
             let alarm = Alarm::LookedFor(Box::new(id), number);
             self.arm(now, self.cfg.suspect_for, alarm, out);
+        }
+        // A round is under way, or due: each of them would be one more at once.
+        if self.urgent_timer.is_none() && !self.urgent.is_empty() {
+            self.urgent_round(now, out);
         }
     }
 
