@@ -90,6 +90,9 @@ impl FileLayer {
         let local = self.is_open_locally(&file.inode.state(), mode.write);
         if !local {
             self.register(&file.inode, mode.write).await?;
+            // What was lost before it was open concerns other handles.
+            let errors = file.inode.state().errors;
+            file.handle().errors_seen = errors;
         }
         if mode.truncate && mode.write {
             file.truncate(0, mode.kill_suid).await?;

@@ -244,7 +244,11 @@ impl FileLayer {
                         }
                         true
                     }
-                    FileError::Put(PutError::StaleLease) => true,
+                    // Another lease may have been got meanwhile.
+                    FileError::Put(PutError::StaleLease) => {
+                        let lease = state.registered.map(|r| r.lease);
+                        lease.is_none() || cut.lease.is_none() || lease == cut.lease
+                    }
                     _ => false,
                 };
                 if gone {

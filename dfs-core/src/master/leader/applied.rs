@@ -262,7 +262,8 @@ impl Master {
             opens.push(asked);
             return all.extend(silent);
         }
-        if !asked.in_doubt && !leading.opens.is_written_by(ino, &silent) {
+        let is_doubtful = asked.in_doubt && !leading.opens.is_raised(ino);
+        if !is_doubtful && !leading.opens.is_written_by(ino, &silent) {
             return self.lease_raised(asked, None, out);
         }
         let opens = vec![asked];

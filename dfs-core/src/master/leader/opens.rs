@@ -9,9 +9,9 @@ pub(super) struct Opens {
     /// Per inode: session, and whether it may write.
     by_ino: BTreeMap<Ino, BTreeMap<ClientId, bool>>,
     by_client: BTreeMap<ClientId, BTreeSet<Ino>>,
-    /// Inodes that nobody was known to have open when they were opened, while a session had not said what it
-    /// has open; true once its lease, if it has one, is worth nothing any more. One with which
-    /// another had the inode open before has handed over what it wrote, and none is in doubt.
+    /// Inodes that nobody was known to write when they were opened, while a session had not said what it
+    /// has open; true once its lease, if it has one, is worth nothing any more. Where another is known to
+    /// write, a session that wrote before has handed over what it had: nothing is in doubt.
     in_doubt: BTreeMap<Ino, bool>,
 }
 
@@ -25,8 +25,22 @@ impl Opens {
 
     /// `client` opens `ino`, and a session that has not said what it has open may write it.
     pub fn doubt(&mut self, ino: Ino) {
-        if !self.is_open(ino) {
+        if self.writers(ino).next().is_none() {
             self.in_doubt.entry(ino).or_default();
+        }
+    }
+
+    /// The lease of `ino` was raised while it was in doubt.
+    pub fn is_raised(&self, ino: Ino) -> bool {
+        self.in_doubt.get(&ino) == Some(&true)
+    }
+
+    /// An open of `client` is answered, unless it was released meanwhile: it may write again if it
+    /// asked to.
+    pub fn confirm(&mut self, client: ClientId, ino: Ino, write: bool) {
+        let of_ino = self.by_ino.get_mut(&ino);
+        if let Some(may_write) = of_ino.and_then(|of_ino| of_ino.get_mut(&client)) {
+            *may_write |= write;
         }
     }
 
@@ -71,6 +85,9 @@ impl Opens {
     pub fn replace(&mut self, client: ClientId, opens: &[OpenInode]) {
         for open in opens {
             self.open(client, open.ino, open.write);
+            if open.write && self.is_in_doubt(open.ino) {
+                self.in_doubt.remove(&open.ino);
+            }
         }
     }
 

@@ -158,7 +158,9 @@ impl Master {
         asked: OpenAsked,
         out: &mut Vec<MasterAction>,
     ) -> Result<MasterResponse, WireError> {
-        let OpenAsked { client, ino, .. } = asked;
+        let OpenAsked {
+            client, ino, write, ..
+        } = asked;
         let now = self.now;
         let has_session = self.has_session(client);
         let attr = match self.state.query(&Query::GetAttr { ino }) {
@@ -190,6 +192,7 @@ impl Master {
                 if asked.interest {
                     leading.coherence.register(client, ino, out, now);
                 }
+                leading.opens.confirm(client, ino, write);
                 // An open that comes during a recall may be answered before one that waits for it, and lasts.
                 let shared =
                     leading.opens.shared(ino, client) || leading.coherence.is_recalled(client, ino);

@@ -259,16 +259,15 @@ impl Master {
             silent.retain(|client| *client != asked.client);
         });
         // Who only reads overwrites nothing.
-        asked.in_doubt = asked.write && leading.opens.is_in_doubt(asked.ino);
+        asked.in_doubt = asked.write
+            && leading.opens.is_in_doubt(asked.ino)
+            && leading.coherence.is_silent_any_but(asked.client);
         let writers = leading.opens.other_writers(asked.ino, asked.client);
         match leading.coherence.recall(asked.ino, &writers, now, out) {
             Some(wait) => {
                 leading.held.insert(wait, Held::Recalled(asked));
             }
-            None if asked.in_doubt || is_raised.is_some() => {
-                asked.in_doubt &= leading.coherence.is_silent_any_but(asked.client);
-                self.fence(asked, Vec::new(), out);
-            }
+            None if asked.in_doubt || is_raised.is_some() => self.fence(asked, Vec::new(), out),
             None => self.read(asked.to, ReadKind::Open(asked), out),
         }
     }

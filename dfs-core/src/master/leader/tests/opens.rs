@@ -33,7 +33,7 @@ fn declare(bench: &mut Bench, conn: ConnId, client: ClientId, opens: Vec<OpenIno
 
 #[test]
 fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others() {
-    for was_open in [false, true] {
+    for wrote in [None, Some(false), Some(true)] {
         let mut bench = Bench::new(3, 3);
         bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
         bench.run_until("groups exist", |b| b.members_complete());
@@ -44,8 +44,8 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
         bench.stop(bench.leader_id());
         bench.run_until("another leader", |b| b.has_leader());
         let opens = vec![OpenInode { ino, write: true }];
-        let of_a = if was_open { opens.clone() } else { Vec::new() };
-        declare(&mut bench, CLIENT_A, A, of_a);
+        let of_a = wrote.map(|write| OpenInode { ino, write });
+        declare(&mut bench, CLIENT_A, A, of_a.into_iter().collect());
         let reads = bench.send(CLIENT_A, open(A, ino, false));
         bench.run_until("opened", |b| b.has_reply(reads));
         let Some(Ok(MasterResponse::Opened { lease, .. })) = bench.reply(reads) else {
@@ -53,14 +53,50 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
         };
         assert_eq!(lease, old_lease, "who reads overwrites nothing");
         let (lease, _) = opened(&mut bench, CLIENT_A, A, ino);
-        // One that had it open beside B has seen to it that B keeps nothing to itself.
-        assert_eq!(lease == old_lease, was_open, "worth nothing to B any more");
+        // One that wrote it beside B has seen to it that B keeps nothing to itself.
+        let is_known = wrote == Some(true);
+        assert_eq!(lease == old_lease, is_known, "worth nothing to B any more");
         let (again, _) = opened(&mut bench, CLIENT_A, A, ino);
         assert_eq!(again, lease, "once is enough");
         declare(&mut bench, CLIENT_B, B, opens);
         let next = bench.send(CLIENT_A, open(A, ino, true));
         bench.settle();
         assert!(!bench.has_reply(next), "B is asked for what it has");
+    }
+}
+
+#[test]
+fn regression_a_writer_that_tells_of_itself_in_time_is_asked_and_not_shut_out() {
+    let mut bench = Bench::new(3, 3);
+    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    sessions(&mut bench);
+    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    let (old_lease, _) = opened(&mut bench, CLIENT_B, B, ino);
+    bench.stop(bench.leader_id());
+    bench.run_until("another leader", |b| b.has_leader());
+    declare(&mut bench, CLIENT_A, A, Vec::new());
+    let asked = bench.send(CLIENT_A, open(A, ino, true));
+    bench.settle();
+    let opens = vec![OpenInode { ino, write: true }];
+    declare(&mut bench, CLIENT_B, B, opens);
+    // An open of its own, while it has yet to put what it has.
+    let own = bench.send(CLIENT_B, open(B, ino, true));
+    bench.settle();
+    assert!(!bench.has_reply(asked), "B is asked for what it has");
+    while let Some((conn, push)) = bench.take_push() {
+        if let Push::Recall { seq, .. } = push {
+            let client = if conn == CLIENT_A { A } else { B };
+            let ack = MasterRequest::PushAck { client, seq };
+            bench.call(conn, ack).unwrap();
+        }
+    }
+    for asked in [asked, own] {
+        bench.run_until("opened", |b| b.has_reply(asked));
+        let Some(Ok(MasterResponse::Opened { lease, .. })) = bench.reply(asked) else {
+            panic!()
+        };
+        assert_eq!(lease, old_lease);
     }
 }
 
