@@ -16,6 +16,18 @@ fn opened(bench: &mut Bench, conn: ConnId, client: ClientId, ino: Ino) -> (Lease
     }
 }
 
+/// Three voters, and a file that B writes under this lease.
+fn three() -> (Bench, Ino, LeaseSeq) {
+    let mut bench = Bench::new(3, 3);
+    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    sessions(&mut bench);
+    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
+    let (lease, shared) = opened(&mut bench, CLIENT_B, B, ino);
+    assert!(!shared, "B may keep what it writes to itself");
+    (bench, ino, lease)
+}
+
 /// The session tells the leader of now what it has open.
 fn declare(bench: &mut Bench, conn: ConnId, client: ClientId, opens: Vec<OpenInode>) {
     let Ok(MasterResponse::Session { term, .. }) = bench.call(conn, keep_alive(client, Term(0)))
@@ -34,13 +46,7 @@ fn declare(bench: &mut Bench, conn: ConnId, client: ClientId, opens: Vec<OpenIno
 #[test]
 fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others() {
     for wrote in [None, Some(false), Some(true)] {
-        let mut bench = Bench::new(3, 3);
-        bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
-        bench.run_until("groups exist", |b| b.members_complete());
-        sessions(&mut bench);
-        let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
-        let (old_lease, shared) = opened(&mut bench, CLIENT_B, B, ino);
-        assert!(!shared, "B may keep what it writes to itself");
+        let (mut bench, ino, old_lease) = three();
         bench.stop(bench.leader_id());
         bench.run_until("another leader", |b| b.has_leader());
         let opens = vec![OpenInode { ino, write: true }];
@@ -67,12 +73,7 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
 
 #[test]
 fn regression_a_writer_that_tells_of_itself_in_time_is_asked_and_not_shut_out() {
-    let mut bench = Bench::new(3, 3);
-    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
-    bench.run_until("groups exist", |b| b.members_complete());
-    sessions(&mut bench);
-    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
-    let (old_lease, _) = opened(&mut bench, CLIENT_B, B, ino);
+    let (mut bench, ino, old_lease) = three();
     bench.stop(bench.leader_id());
     bench.run_until("another leader", |b| b.has_leader());
     declare(&mut bench, CLIENT_A, A, Vec::new());
@@ -104,15 +105,10 @@ fn regression_a_writer_that_tells_of_itself_in_time_is_asked_and_not_shut_out() 
 fn regression_a_writer_that_tells_of_itself_during_a_recall_of_others_is_shut_out() {
     const C: ClientId = ClientId(0xc);
     const CLIENT_C: ConnId = ConnId(1003);
-    let mut bench = Bench::new(3, 3);
-    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
-    bench.run_until("groups exist", |b| b.members_complete());
-    sessions(&mut bench);
+    let (mut bench, ino, old_lease) = three();
     let label = "test".to_owned();
     let begun = bench.call(CLIENT_C, MasterRequest::OpenSession { client: C, label });
     assert!(begun.is_ok());
-    let ino = ino_of(bench.call(CLIENT_A, mutate(A, 1, create("f"))));
-    let (old_lease, _) = opened(&mut bench, CLIENT_B, B, ino);
     bench.stop(bench.leader_id());
     bench.run_until("another leader", |b| b.has_leader());
     for (conn, client) in [(CLIENT_A, A), (CLIENT_C, C)] {
