@@ -51,9 +51,7 @@ impl Opens {
 
     /// The lease of `ino` was raised: who had one before may read on.
     pub fn raised(&mut self, ino: Ino, clients: &[ClientId]) {
-        if let Some(is_raised) = self.in_doubt.get_mut(&ino) {
-            *is_raised = true;
-        }
+        self.in_doubt.insert(ino, true);
         let of_ino = self.by_ino.get_mut(&ino).into_iter().flatten();
         for (_, write) in of_ino.filter(|(c, _)| clients.contains(c)) {
             *write = false;

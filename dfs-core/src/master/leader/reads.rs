@@ -194,8 +194,10 @@ impl Master {
                 }
                 leading.opens.confirm(client, ino, write);
                 // An open that comes during a recall may be answered before one that waits for it, and lasts.
-                let shared =
-                    leading.opens.shared(ino, client) || leading.coherence.is_recalled(client, ino);
+                // And nobody keeps to himself what a session that is silent may write too.
+                let shared = leading.opens.shared(ino, client)
+                    || leading.coherence.is_recalled(client, ino)
+                    || (write && leading.coherence.is_silent_any_but(client));
                 let lease = attr.lease;
                 Ok(MasterResponse::Opened {
                     attr,

@@ -58,7 +58,8 @@ fn regression_a_writer_that_slept_through_an_election_does_not_write_over_others
             panic!()
         };
         assert_eq!(lease, old_lease, "who reads overwrites nothing");
-        let (lease, _) = opened(&mut bench, CLIENT_A, A, ino);
+        let (lease, shared) = opened(&mut bench, CLIENT_A, A, ino);
+        assert!(shared, "it keeps nothing to itself while B is silent");
         // One that wrote it beside B has seen to it that B keeps nothing to itself.
         let is_known = wrote == Some(true);
         assert_eq!(lease == old_lease, is_known, "worth nothing to B any more");
