@@ -78,8 +78,23 @@ impl LazyKv {
         for op in ops {
             match op {
                 KvOp::Put(key, value) => self.change(key, Some(value)),
-                KvOp::Delete(key) => self.change(key, None),
+                KvOp::Delete(key) => self.remove(&key),
             }
+        }
+    }
+
+    /// Removes a key. What nothing below the active part has leaves no trace: rows that live for a moment
+    /// would otherwise be walked over by every scan until the next flush.
+    fn remove(&mut self, key: &[u8]) {
+        let sealed: Vec<_> = self.sealed().collect();
+        let below = merged_get(&sealed, self.view.as_ref(), key);
+        // An error will be met again by whoever reads.
+        if !matches!(below, Ok(None)) {
+            return self.change(key.to_vec(), None);
+        }
+        if let Some(old) = self.active.remove(key) {
+            let len = key.len() + ENTRY_OVERHEAD_BYTES + old.map_or(0, |old| old.len());
+            self.active_bytes -= len;
         }
     }
 
@@ -171,8 +186,12 @@ impl LazyKv {
     }
 
     fn stack(&self) -> Vec<&MemTable> {
-        let sealed = self.layers.iter().rev().map(|l| l.changes.as_ref());
-        std::iter::once(&self.active).chain(sealed).collect()
+        std::iter::once(&self.active).chain(self.sealed()).collect()
+    }
+
+    /// Newest first.
+    fn sealed(&self) -> impl Iterator<Item = &MemTable> {
+        self.layers.iter().rev().map(|l| l.changes.as_ref())
     }
 }
 
@@ -195,7 +214,7 @@ impl Kv for LazyKv {
         self.change(key, Some(value));
     }
     fn delete(&mut self, key: &[u8]) {
-        self.change(key.to_vec(), None);
+        self.remove(key);
     }
 }
 

@@ -68,6 +68,28 @@ fn reads_merge_layers_and_base_like_a_plain_map() {
 }
 
 #[test]
+fn regression_rows_that_come_and_go_between_flushes_leave_nothing_to_walk_over() {
+    let mut kv = LazyKv::open(Arc::new(MemBase::new())).unwrap();
+    kv.put(b"kept".to_vec(), vec![1]);
+    let (len, bytes) = (kv.unflushed_len(), kv.unflushed_bytes());
+    for i in 0..100u8 {
+        kv.put(vec![i], vec![i; 9]);
+        kv.delete(&[i]);
+        kv.delete(&[i]);
+    }
+    assert_eq!((kv.unflushed_len(), kv.unflushed_bytes()), (len, bytes));
+    // What is being flushed, or was, is hidden until the next flush.
+    let job = kv.freeze().unwrap();
+    kv.delete(b"kept");
+    assert_eq!(kv.get(b"kept"), Ok(None));
+    kv.finish(job.run().unwrap());
+    assert_eq!(kv.get(b"kept"), Ok(None));
+    let done = kv.freeze().unwrap().run().unwrap();
+    kv.finish(done);
+    assert_eq!((kv.get(b"kept"), kv.unflushed_len()), (Ok(None), 0));
+}
+
+#[test]
 fn reads_over_redb_are_like_a_plain_map() {
     for seed in 0..4 {
         let disk = SimDisk::new();

@@ -64,12 +64,15 @@ pub fn after(
 /// Drops notes with index <= `upto`, at most `max` of them (but one entry always goes, so that it
 /// gets on); returns how far it came.
 pub fn trim(kv: &mut impl Kv, upto: LogIndex, max: usize) -> Result<LogIndex, StateError> {
-    let mut page = kv.scan(&[keys::NOTE], &keys::note(upto.next(), 0), max)?;
+    // What went before may still be in the memtable, as removed.
+    let trimmed = trimmed(kv)?;
+    let from = keys::note(trimmed.next(), 0);
+    let mut page = kv.scan(&from, &keys::note(upto.next(), 0), max)?;
     let done = match (page.first(), page.last()) {
         (Some((first, _)), Some((last, _))) if page.len() == max => {
             let (first, last) = (keys::note_index(first), keys::note_index(last));
             if first == last {
-                page = kv.scan(&[keys::NOTE], &keys::note(first.next(), 0), usize::MAX)?;
+                page = kv.scan(&from, &keys::note(first.next(), 0), usize::MAX)?;
                 first
             } else {
                 LogIndex(last.0 - 1)
@@ -80,7 +83,6 @@ pub fn trim(kv: &mut impl Kv, upto: LogIndex, max: usize) -> Result<LogIndex, St
     for (key, _) in page.iter().filter(|(k, _)| keys::note_index(k) <= done) {
         kv.delete(key);
     }
-    let trimmed = trimmed(kv)?;
     if done > trimmed {
         keys::put(kv, keys::TRIMMED.to_vec(), &done);
     }

@@ -129,15 +129,14 @@ impl Sessions {
             return Ok(Decision::Refused(expired(op.client)));
         };
         if low > row.low {
+            let at = |seq| OpId {
+                client: op.client,
+                seq,
+            };
             for table in [keys::RESULT, keys::ABORTED] {
-                let from = keys::client(table, op.client);
-                let to = keys::op(
-                    table,
-                    OpId {
-                        client: op.client,
-                        seq: low,
-                    },
-                );
+                // Not from the first op on: what is gone there may not have left the memtable yet, and
+                // would be walked over at every op.
+                let (from, to) = (keys::op(table, at(row.low)), keys::op(table, at(low)));
                 for (key, _) in kv.scan(&from, &to, usize::MAX)? {
                     kv.delete(&key);
                 }
