@@ -8,8 +8,8 @@ use super::namespace::NamespacePin;
 use super::snapshot::Snapshots;
 use crate::consensus::types::BOOTSTRAP_INDEX;
 use crate::consensus::{
-    DropReason, RaftAction, RaftConfig, RaftError, RaftEvent, RaftMessage, RaftNode, RecoveredLog,
-    StateAt,
+    CommittedEntry, DropReason, RaftAction, RaftConfig, RaftError, RaftEvent, RaftMessage,
+    RaftNode, RecoveredLog, StateAt,
 };
 use crate::master::command::{Command, LogEntry};
 use crate::master::state::{MasterState, StateError};
@@ -53,6 +53,8 @@ pub struct Master {
     pub(super) namespace_pins: Vec<NamespacePin>,
     pub(super) audits: Audits,
     raft_in: Vec<RaftEvent>,
+    /// Committed, and to be applied once what the log and the other members wait for has left.
+    to_apply: Vec<CommittedEntry>,
     pub(super) tokens: u64,
     hint: LeaderHint,
     hint_is_old: bool,
@@ -108,6 +110,7 @@ impl Master {
             addrs: BTreeMap::new(),
             members: BTreeMap::new(),
             raft_in: Vec::new(),
+            to_apply: Vec::new(),
             tokens: 0,
             hint: LeaderHint::default(),
             hint_is_old: true,
@@ -134,6 +137,20 @@ impl Master {
         events: impl IntoIterator<Item = MasterEvent>,
         out: &mut Vec<MasterAction>,
     ) {
+        self.handle_first(now, wall, events, out);
+        self.handle_rest(out);
+    }
+
+    /// The first half of [`handle_all`](Self::handle_all): what is to be written and sent does not wait
+    /// until entries are applied that were committed before. [`handle_rest`](Self::handle_rest) must follow,
+    /// after the actions.
+    pub fn handle_first(
+        &mut self,
+        now: Time,
+        wall: Time,
+        events: impl IntoIterator<Item = MasterEvent>,
+        out: &mut Vec<MasterAction>,
+    ) {
         (self.now, self.wall) = (now, wall);
         for event in events {
             if self.failed {
@@ -141,7 +158,19 @@ impl Master {
             }
             self.take(event, out);
         }
-        self.settle(out);
+        self.run_raft(out);
+    }
+
+    /// The second half: applies what is committed, and answers.
+    pub fn handle_rest(&mut self, out: &mut Vec<MasterAction>) {
+        while !self.failed && !self.to_apply.is_empty() {
+            self.apply_committed(out);
+            self.run_raft(out);
+        }
+        if !self.failed {
+            self.flush_if_due(out);
+            self.drop_idle_pins();
+        }
         self.publish(out);
     }
 
@@ -188,9 +217,9 @@ impl Master {
         }
     }
 
-    /// Runs the Raft machine until nothing more follows from what came in.
-    fn settle(&mut self, out: &mut Vec<MasterAction>) {
-        loop {
+    /// Runs the Raft machine until nothing more follows from what came in, but for what is to be applied.
+    fn run_raft(&mut self, out: &mut Vec<MasterAction>) {
+        while !self.failed {
             self.release_waits(out);
             self.start_round();
             if self.raft_in.is_empty() {
@@ -206,17 +235,36 @@ impl Master {
                 }
             }
         }
-        self.flush_if_due(out);
-        self.drop_idle_pins();
+    }
+
+    fn apply_committed(&mut self, out: &mut Vec<MasterAction>) {
+        let entries = std::mem::take(&mut self.to_apply);
+        if !entries.is_empty() {
+            self.apply(entries, out);
+        }
     }
 
     fn on_raft(&mut self, action: RaftAction, out: &mut Vec<MasterAction>) {
+        let is_before_applying = matches!(
+            action,
+            RaftAction::Send { .. }
+                | RaftAction::Persist { .. }
+                | RaftAction::Apply { .. }
+                | RaftAction::Proposed { .. }
+                | RaftAction::ReadReady { .. }
+        );
+        if !is_before_applying {
+            self.apply_committed(out);
+            if self.failed {
+                return;
+            }
+        }
         match action {
             RaftAction::Send { to, message } => self.send(to, &message, out),
             RaftAction::Persist { token, write } => {
                 out.push(MasterAction::Persist { token, write });
             }
-            RaftAction::Apply { entries } => self.apply(entries, out),
+            RaftAction::Apply { entries } => self.to_apply.extend(entries),
             RaftAction::Proposed { .. } => {}
             RaftAction::ProposalDropped { token, reason } => {
                 let error = self.why_dropped(&reason);

@@ -332,15 +332,15 @@ impl Owner {
         }
         if !events.is_empty() {
             let wall = Time(unix_ms().saturating_mul(1_000_000));
-            voter
-                .master
-                .handle_all(boottime(), wall, events, &mut self.actions);
+            let master = &mut voter.master;
+            master.handle_first(boottime(), wall, events, &mut self.actions);
+            // The disks and the other voters have work already while this one applies.
+            self.perform_all();
+            if let Some(voter) = &mut self.voter {
+                voter.master.handle_rest(&mut self.actions);
+            }
         }
-        let actions = std::mem::take(&mut self.actions);
-        for action in actions {
-            self.perform(action);
-        }
-        self.send();
+        self.perform_all();
         match self.ended.take() {
             Some(Ended::Retired) => self.retire(),
             Some(Ended::Broken(why)) => {
@@ -415,6 +415,13 @@ impl Owner {
         if let Err(e) = voter::remove(&*self.setup.disk) {
             tracing::error!("removing the files of a retired voter: {e:#}");
         }
+    }
+
+    fn perform_all(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            self.perform(action);
+        }
+        self.send();
     }
 
     /// Sends what the batch left in the outbox.
