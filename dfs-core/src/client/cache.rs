@@ -219,14 +219,15 @@ impl Inner {
             self.hot.dir(dir);
             self.whole.insert(dir);
         }
-        if let Some(attr) = learned.attr
-            && self.is_current(token, &Key::Node(attr.ino))
-        {
-            // What came with another version of the inode stays: only stamps outdate it.
-            self.warm_node(attr.ino);
-            self.hot.node(attr.ino).attr = Some(attr.clone());
+        for attr in learned.attr.into_iter().chain(learned.others) {
+            if self.is_current(token, &Key::Node(attr.ino)) {
+                // What came with another version of the inode stays: only stamps outdate it.
+                self.warm_node(attr.ino);
+                self.hot.node(attr.ino).attr = Some(attr.clone());
+            }
         }
-        if let Some((dir, name, ino)) = learned.name {
+        let gone = learned.gone.map(|(dir, name)| (dir, name, None));
+        for (dir, name, ino) in learned.name.into_iter().chain(gone) {
             let interested = learned.names_interest || self.has_dir(dir);
             if interested && self.name_is_current(token, dir, name) {
                 self.cold.drop_name(dir, name);
@@ -268,8 +269,12 @@ pub(super) struct MetaCache {
 #[derive(Default)]
 pub(super) struct Learned<'a> {
     pub(super) attr: Option<&'a Attr>,
+    /// Of other inodes.
+    pub(super) others: &'a [Attr],
     /// Directory, name, and what it names.
     pub(super) name: Option<(Ino, &'a Name, Option<Ino>)>,
+    /// Directory, and a name that is not there any more.
+    pub(super) gone: Option<(Ino, &'a Name)>,
     /// A directory that was just made, with an interest in it: it is empty.
     pub(super) made_dir: Option<Ino>,
     /// The answer comes with an interest in the directory.

@@ -9,6 +9,7 @@ use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::net::Conn;
 use crate::types::{ClientId, OpId};
+use crate::wire::master::Mutated;
 use crate::wire::{
     ErrorClass, ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer,
     Request, Response, WireError,
@@ -180,15 +181,27 @@ impl Client {
         body: Mutation,
         within: Duration,
     ) -> Result<MutationOk> {
+        let done = self.change_as(op, body, None, within).await;
+        done.map(|done| done.ok)
+    }
+
+    async fn change_as(
+        &self,
+        op: OpId,
+        body: Mutation,
+        open: Option<bool>,
+        within: Duration,
+    ) -> Result<Mutated> {
         self.check_usable(true)?;
         let make = |_| MasterRequest::Mutate {
             op,
             low: self.session.low_for(op),
             body: body.clone(),
+            open,
         };
         let deadline = Instant::now() + within;
         match self.persist(&make, deadline, true).await {
-            Ok(MasterResponse::Mutated(ok)) => Ok(ok),
+            Ok(MasterResponse::Mutated(done)) => Ok(done),
             Ok(_) => Err(ClientError::Unknown {
                 op,
                 last: WireError::new(ErrorCode::BadRequest, "the answer does not fit a mutation"),
@@ -209,12 +222,21 @@ impl Client {
     /// # Errors
     /// As [`mutate_as`](Self::mutate_as).
     pub async fn mutate(&self, body: Mutation) -> Result<MutationOk> {
+        self.change(body, None).await.map(|done| done.ok)
+    }
+
+    /// The same with all that the master answers; `open` asks it to open what is made.
+    ///
+    /// # Errors
+    /// As [`mutate_as`](Self::mutate_as).
+    pub(super) async fn change(&self, body: Mutation, open: Option<bool>) -> Result<Mutated> {
         let within = self.config.deadline_meta;
         let ticket = self.session.begin_op();
-        match self.mutate_as(ticket.op(), body.clone(), within).await {
+        let done = self.change_as(ticket.op(), body.clone(), open, within);
+        match done.await {
             Err(e) if e.code() == ErrorCode::SessionExpired => {
                 let ticket = self.session.begin_op();
-                self.mutate_as(ticket.op(), body, within).await
+                self.change_as(ticket.op(), body, open, within).await
             }
             other => other,
         }

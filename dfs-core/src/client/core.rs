@@ -3,6 +3,7 @@ use super::cache::MetaCache;
 use super::config::ClientConfig;
 use super::contact::Known;
 use super::error::{ClientError, Result};
+use super::files::OpenMoment;
 use super::hooks::{Ack, AttrOverlay, CacheListener, Hooks, RecallHandler};
 use super::map::MapCell;
 use super::session::{CacheToken, OpTicket, Session, Until};
@@ -13,6 +14,7 @@ use crate::net::{Conn, ConnOptions, Pool, PoolConfig};
 use crate::types::{Attr, ClientId, Ino, LogIndex, Time};
 use crate::wire::MasterRequest;
 use crate::wire::master::Touched;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -43,6 +45,8 @@ pub struct Client {
     known: Mutex<Known>,
     caches_until: Until,
     hooks: RwLock<Hooks>,
+    /// Recalls that came so far.
+    recalls: AtomicU64,
     stop: watch::Sender<bool>,
 }
 
@@ -80,6 +84,7 @@ impl Client {
             known: Mutex::default(),
             caches_until: Until::default(),
             hooks: RwLock::default(),
+            recalls: AtomicU64::new(0),
             stop: watch::Sender::new(false),
             config,
         });
@@ -289,7 +294,24 @@ impl Client {
         }
     }
 
+    /// Taken before an open is asked for whose inode is not known yet.
+    pub(super) fn moment(&self) -> OpenMoment {
+        OpenMoment {
+            token: self.cache_token(),
+            recalls: self.recalls.load(Ordering::Acquire),
+        }
+    }
+
+    /// Something was heard since that may concern `ino`: another session opened or changed it.
+    #[must_use]
+    pub fn has_met(&self, moment: OpenMoment, ino: Ino) -> bool {
+        moment.recalls != self.recalls.load(Ordering::Acquire)
+            || !self.is_current(moment.token, ino)
+    }
+
     pub(super) fn recalled(&self, ino: Ino, shared: bool, ack: Ack) {
+        // Before anybody looks for the file: who finds it later sees the count.
+        self.recalls.fetch_add(1, Ordering::AcqRel);
         match &self.hooks().recall {
             Some(recall) => recall.recall(ino, shared, ack),
             // Nothing is buffered here.

@@ -2,6 +2,7 @@
 use super::cache::Key;
 use super::core::Client;
 use super::error::{ClientError, Result};
+use super::session::CacheToken;
 use crate::net::clock::boottime;
 use crate::types::{Attr, ChunkNo, Ino, LeaseSeq, Name, OpId, VersionInfo, VersionNo};
 use crate::wire::master::Layout;
@@ -22,6 +23,13 @@ pub struct Opened {
     pub shared: bool,
     /// The first chunks.
     pub layout: Option<Layout>,
+}
+
+/// When an open was asked for whose inode was not known yet.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenMoment {
+    pub(super) token: CacheToken,
+    pub(super) recalls: u64,
 }
 
 impl Client {

@@ -60,9 +60,9 @@ pub use self::{
     core::{Client, ContactState},
     error::{ClientError, Result},
     file::{FileError, FileLayer, FileReader, FileWriter, GiveUp, OpenFile, OpenMode},
-    files::Opened,
+    files::{OpenMoment, Opened},
     hooks::{Ack, AttrOverlay, CacheListener, RecallHandler},
     locks::LockGrant,
-    names::{new_node, split_path},
+    names::{Made, new_node, split_path},
     session::{CacheToken, OpTicket},
 };

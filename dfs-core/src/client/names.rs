@@ -2,14 +2,26 @@
 use super::cache::{Key, Learned};
 use super::core::Client;
 use super::error::{ClientError, Result};
+use super::files::{OpenMoment, Opened};
 use crate::types::{Attr, FileKind, Ino, Name, NameError, PathHint};
-use crate::wire::master::DirEntry;
+use crate::wire::master::{DirEntry, Layout, Mutated};
 use crate::wire::mutation::{NewNode, RenameMode};
 use crate::wire::{ErrorCode, Mutation, MutationOk, Query, QueryAnswer, WireError};
 
 const NOT_AN_ATTR: ClientError = ClientError::Mismatch {
     asked: "attributes",
 };
+
+/// The answer to [`Client::create_open`].
+#[derive(Debug)]
+pub struct Made {
+    /// Attributes as this mount shows them.
+    pub attr: Attr,
+    /// It was not there before.
+    pub created: bool,
+    /// It is open too, unless [`Client::has_met`] says otherwise.
+    pub opened: Option<(Opened, OpenMoment)>,
+}
 
 impl Client {
     /// Where an inode is, as far as this client saw it: a hint, which may be outdated.
@@ -142,6 +154,34 @@ impl Client {
         node: NewNode,
         exclusive: bool,
     ) -> Result<(Attr, bool)> {
+        let made = self.make(parent, name, node, exclusive, None).await?;
+        Ok((made.attr, made.created))
+    }
+
+    /// As [`create`](Self::create), and opens a file that is made by the same request (`open`: for writing),
+    /// where the master can.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_open(
+        &self,
+        parent: Ino,
+        name: &Name,
+        node: NewNode,
+        exclusive: bool,
+        open: bool,
+    ) -> Result<Made> {
+        self.make(parent, name, node, exclusive, Some(open)).await
+    }
+
+    async fn make(
+        &self,
+        parent: Ino,
+        name: &Name,
+        node: NewNode,
+        exclusive: bool,
+        open: Option<bool>,
+    ) -> Result<Made> {
         let body = Mutation::Create {
             parent,
             name: name.clone(),
@@ -149,24 +189,40 @@ impl Client {
             exclusive,
         };
         let keys = vec![Key::Name(parent, name.clone()), Key::Node(parent)];
+        let (ticket, moment) = (self.session.begin_open(), self.moment());
         let change = self.cache.begin(keys);
-        let done = self.mutate(body).await;
-        let (attr, created) = match &done {
-            Ok(MutationOk::Entry { attr, created }) => (attr, *created),
-            _ => {
-                self.changed_unseen(change, &done);
-                return Err(done.err().unwrap_or(NOT_AN_ATTR));
-            }
+        let done = self.change(body, open).await;
+        let Ok(Mutated {
+            ok: MutationOk::Entry { attr, created },
+            others,
+            opened,
+        }) = &done
+        else {
+            self.changed_unseen(change, &done);
+            return Err(done.err().unwrap_or(NOT_AN_ATTR));
         };
-        let is_new_dir = created && attr.kind == FileKind::Dir;
+        let is_new_dir = *created && attr.kind == FileKind::Dir;
         let learned = Learned {
             attr: Some(attr),
+            others,
             name: Some((parent, name, Some(attr.ino))),
             made_dir: is_new_dir.then_some(attr.ino),
             ..Learned::default()
         };
         change.end(learned);
-        Ok((self.shown(attr.clone()), created))
+        let write = open.unwrap_or(false);
+        let is_open = |_: &&Layout| self.session.note_open(&ticket, attr.ino, write);
+        let opened = opened.as_ref().filter(is_open).map(|layout| Opened {
+            attr: attr.clone(),
+            lease: attr.lease,
+            shared: false,
+            layout: Some(layout.clone()),
+        });
+        Ok(Made {
+            attr: self.shown(attr.clone()),
+            created: *created,
+            opened: opened.map(|opened| (opened, moment)),
+        })
     }
 
     /// Another name for a file.
@@ -185,16 +241,19 @@ impl Client {
             Key::Node(parent),
             Key::Node(ino),
         ]);
-        let done = self.mutate(body).await;
-        let attr = match &done {
-            Ok(MutationOk::Entry { attr, .. } | MutationOk::Attr(attr)) => attr,
-            _ => {
-                self.changed_unseen(change, &done);
-                return Err(done.err().unwrap_or(NOT_AN_ATTR));
-            }
+        let done = self.change(body, None).await;
+        let Ok(Mutated {
+            ok: MutationOk::Entry { attr, .. } | MutationOk::Attr(attr),
+            others,
+            ..
+        }) = &done
+        else {
+            self.changed_unseen(change, &done);
+            return Err(done.err().unwrap_or(NOT_AN_ATTR));
         };
         let learned = Learned {
             attr: Some(attr),
+            others,
             name: Some((parent, name, Some(ino))),
             ..Learned::default()
         };
@@ -232,17 +291,22 @@ impl Client {
         let believed = self.cache.name(parent, name).flatten();
         keys.push(believed.map_or(Key::Nodes, Key::Node));
         let change = self.cache.begin(keys);
-        let done = self.mutate(body).await;
+        let done = self.change(body, None).await;
         // This answer may come before the word of an earlier change by somebody else.
-        match &done {
-            Ok(MutationOk::Removed { ino, .. }) if Some(*ino) == believed => {}
+        let others = match &done {
+            Ok(Mutated {
+                ok: MutationOk::Removed { ino, .. },
+                others,
+                ..
+            }) if Some(*ino) == believed => others,
             _ => {
                 self.changed_unseen(change, &done);
                 return removed(done);
             }
-        }
+        };
         let learned = Learned {
-            name: Some((parent, name, None)),
+            others,
+            gone: Some((parent, name)),
             ..Learned::default()
         };
         change.end(learned);
@@ -283,10 +347,10 @@ impl Client {
             None => keys.push(Key::Nodes),
         }
         let change = self.cache.begin(keys);
-        let done = self.mutate(body).await;
+        let done = self.change(body, None).await;
         // This answer may come before the word of an earlier change by somebody else, which tells that the
         // names named something else than was believed here.
-        let (moved, met) = match &done {
+        let (moved, met) = match done.as_ref().map(|done| &done.ok) {
             Ok(MutationOk::Renamed { moved, met, .. }) => (Some(*moved), Some(*met)),
             _ => (None, None),
         };
@@ -298,10 +362,13 @@ impl Client {
             return removed(done);
         }
         let same = (from_parent, from_name) == (to_parent, to_name);
+        let moved = moved.filter(|_| mode != RenameMode::Exchange && !same);
+        // Two names of one file both stay.
+        let is_gone = moved.is_some() && met != Some(moved);
         let learned = Learned {
-            name: moved
-                .filter(|_| mode != RenameMode::Exchange && !same)
-                .map(|ino| (to_parent, to_name, Some(ino))),
+            others: done.as_ref().map_or(&[], |done| done.others.as_slice()),
+            name: moved.map(|ino| (to_parent, to_name, Some(ino))),
+            gone: is_gone.then_some((from_parent, from_name)),
             ..Learned::default()
         };
         change.end(learned);
@@ -310,11 +377,7 @@ impl Client {
 
     /// Ends a change that failed, or that changed an inode we cannot name: what might be outdated is
     /// dropped.
-    pub(super) fn changed_unseen(
-        &self,
-        change: super::cache::Change<'_>,
-        done: &Result<MutationOk>,
-    ) {
+    pub(super) fn changed_unseen<T>(&self, change: super::cache::Change<'_>, done: &Result<T>) {
         change.end(Learned::default());
         match done {
             Ok(_) => self.cache.drop_nodes(),
@@ -325,8 +388,8 @@ impl Client {
     }
 }
 
-fn removed(done: Result<MutationOk>) -> Result<Option<Ino>> {
-    match done? {
+fn removed(done: Result<Mutated>) -> Result<Option<Ino>> {
+    match done?.ok {
         MutationOk::Removed { orphan, .. } | MutationOk::Renamed { orphan, .. } => Ok(orphan),
         MutationOk::Done => Ok(None),
         _ => Err(ClientError::Mismatch { asked: "remove" }),

@@ -240,7 +240,7 @@ impl Behaviour {
                     return None;
                 }
                 let ok = script.applied[&op].clone();
-                Some(Ok(MasterResponse::Mutated(ok)))
+                Some(Ok(MasterResponse::Mutated(ok.into())))
             }
             MasterRequest::Query { body, .. } => {
                 if !script.answering {

@@ -417,6 +417,18 @@ async fn regression_a_rename_caches_what_the_master_has_moved() {
         assert_eq!(done.unwrap(), None);
         let found = client.cache.name(Ino(3), &new).flatten();
         assert_eq!(found, cached, "it moved {moved} over {met:?}");
+        let is_gone = client.cache.name(Ino(2), &old) == Some(None);
+        assert_eq!(is_gone, cached.is_some(), "it moved {moved} over {met:?}");
+        client.cache.drop_all();
     }
+    // Two names of one file both stay.
+    (node.script().moved, node.script().met) = (five, Some(five));
+    for dir in [Ino(2), Ino(3)] {
+        client.lookup(dir, &old).await.unwrap();
+    }
+    let mode = crate::wire::mutation::RenameMode::Replace;
+    let done = client.rename(Ino(2), &old, Ino(3), &old, mode).await;
+    assert_eq!(done.unwrap(), None);
+    assert_ne!(client.cache.name(Ino(2), &old), Some(None));
     client.shutdown().await;
 }

@@ -50,6 +50,8 @@ pub enum MasterRequest {
         low: u64,
         /// What.
         body: Mutation,
+        /// Open the file that it makes, as [`Open`](Self::Open) would: `Some(true)` for writing.
+        open: Option<bool>,
     },
     /// A linearizable read.
     Query {
@@ -574,6 +576,28 @@ pub struct PgRow {
     pub is_wide: bool,
 }
 
+/// The answer to a [`MasterRequest::Mutate`]: what was done, and what its author would ask next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mutated {
+    /// The outcome, the same for a repeated op.
+    pub ok: MutationOk,
+    /// Attributes now of what else it changed, as far as they are few.
+    pub others: Vec<Attr>,
+    /// The file that it made is open, and by nobody else: its content. `None` if it was not asked for,
+    /// or must be asked for in an [`Open`](MasterRequest::Open) of its own.
+    pub opened: Option<Layout>,
+}
+
+impl From<MutationOk> for Mutated {
+    fn from(ok: MutationOk) -> Self {
+        Self {
+            ok,
+            others: Vec::new(),
+            opened: None,
+        }
+    }
+}
+
 /// The answer to a [`MasterRequest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum MasterResponse {
@@ -593,7 +617,7 @@ pub enum MasterResponse {
         stores: Vec<(StoreId, SocketAddr)>,
     },
     /// To `Mutate`.
-    Mutated(MutationOk),
+    Mutated(Mutated),
     /// To `Query`.
     Answer {
         /// State as of this log index.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dfs_core::client::{FileError, OpenFile, OpenMode};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use dfs_core::wire::mutation::NewNode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -121,8 +122,13 @@ impl Vfs {
     }
 
     async fn open_inode(&self, ino: Ino, mode: OpenMode, flags: i32) -> VfsResult<Opened> {
-        let append = mode.append;
         let file = self.files.open(ino, mode).await?;
+        self.opened(file, mode, flags).await
+    }
+
+    /// The handle on a file that is open, for the kernel.
+    async fn opened(&self, file: Arc<OpenFile>, mode: OpenMode, flags: i32) -> VfsResult<Opened> {
+        let (ino, append) = (file.ino(), mode.append);
         let revision = revision_of(&file);
         self.follow(ino);
         if self.pages.handles(ino) > 0 && !mode.truncate {
@@ -177,12 +183,24 @@ impl Vfs {
             target: Vec::new(),
         };
         let exclusive = flags & libc::O_EXCL != 0;
-        let (attr, created) = self.client.create(dir, &name, node, exclusive).await?;
         let mode = mode_of(flags, uid);
-        if created {
+        let made = self
+            .client
+            .create_open(dir, &name, node, exclusive, mode.write)
+            .await?;
+        let attr = made.attr;
+        if made.created {
             let truncate = false;
             let mode = OpenMode { truncate, ..mode };
-            let opened = self.open_inode(attr.ino, mode, flags).await;
+            let opened = match made.opened {
+                Some((opened, moment)) => {
+                    let has_met = || self.client.has_met(moment, attr.ino);
+                    let file = self.files.open_made(opened.into(), mode, has_met).await;
+                    self.opened(file.map_err(|e| made_and_gone(e.into()))?, mode, flags)
+                        .await
+                }
+                None => self.open_inode(attr.ino, mode, flags).await,
+            };
             return Ok((attr, opened.map_err(made_and_gone)?));
         }
         // Somebody else made it since the kernel looked, which has not checked permissions then.

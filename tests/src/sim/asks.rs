@@ -116,6 +116,7 @@ impl Client {
                         op,
                         low,
                         body: body.clone(),
+                        open: None,
                     }
                 }
                 What::Query { body, interest } => MasterRequest::Query {

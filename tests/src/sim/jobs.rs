@@ -9,7 +9,7 @@ use super::tree::{MOVING, TreeJob, name_of_moving};
 use super::workload::{self, Task};
 use bytes::Bytes;
 use dfs_core::types::{FileKind, Ino, Name, OpId, PgMap, StoreId, Time};
-use dfs_core::wire::master::{MasterResponse, QueryAnswer};
+use dfs_core::wire::master::{MasterResponse, Mutated, QueryAnswer};
 use dfs_core::wire::{ErrorClass, ErrorCode, MutationOk, Query, ReplicaRequest, Request};
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,7 +219,10 @@ impl Client {
             self.finish_op(op);
         }
         match result {
-            Ok(MasterResponse::Mutated(MutationOk::Entry { attr, .. })) => {
+            Ok(MasterResponse::Mutated(Mutated {
+                ok: MutationOk::Entry { attr, .. },
+                ..
+            })) => {
                 match cx.oracle.dirs.len() < DIRS {
                     true => cx.oracle.dirs.push(attr.ino),
                     false => cx.oracle.moving.push(attr.ino),
@@ -302,7 +305,7 @@ impl Client {
         let error = match result {
             Ok(answer) => {
                 let answer = match answer {
-                    MasterResponse::Mutated(ok) => mutated(op, ok),
+                    MasterResponse::Mutated(done) => mutated(op, &done.ok),
                     MasterResponse::Answer { body, .. } => answered(op, body),
                     other => Err(format!("it was answered with {other:?}")),
                 };

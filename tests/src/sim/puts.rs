@@ -462,7 +462,7 @@ fn lost_again(ino: Ino, cx: &mut Cx<'_>) -> u32 {
 
 fn flat(result: Result<MasterResponse, AskError>) -> Result<MutationOk, WireError> {
     match result {
-        Ok(MasterResponse::Mutated(ok)) => Ok(ok),
+        Ok(MasterResponse::Mutated(done)) => Ok(done.ok),
         Ok(_) => Err(ErrorCode::BadRequest.into()),
         Err(e) if e.unknown => Err(WireError::new(ErrorCode::UnknownOutcome, e.last.detail)),
         Err(e) => Err(e.last),

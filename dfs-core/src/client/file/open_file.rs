@@ -1,6 +1,7 @@
 //! One open handle: what programs do with files.
+use super::backend::Opened;
 use super::error::{FileError, FileResult};
-use super::inode::{Inode, State};
+use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
 use super::locking::LockKey;
 use crate::types::{Attr, ChunkNo, Ino, VersionNo};
@@ -96,6 +97,46 @@ impl FileLayer {
         }
         if mode.truncate && mode.write {
             file.truncate(0, mode.kill_suid).await?;
+        }
+        Ok(file)
+    }
+
+    /// As [`open`](Self::open), of a file that this mount has just made and the master opened with the same
+    /// request. `has_met` says, from when it was asked for on, whether another session may have opened or
+    /// changed it since: then the master is asked again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_made(
+        self: &Arc<Self>,
+        made: Opened,
+        mode: OpenMode,
+        has_met: impl FnOnce() -> bool,
+    ) -> FileResult<Arc<OpenFile>> {
+        let inode = self.enter(made.attr.ino, mode).await;
+        let file = self.handle(inode, mode);
+        let (recalls, invalidations) = {
+            let mut state = file.inode.state();
+            state.asked_for = true;
+            (state.recalls, state.invalidations)
+        };
+        // Whoever comes from now on finds the inode.
+        let is_alone = !has_met() && {
+            let mut state = file.inode.state();
+            let unmet = (state.recalls, state.invalidations) == (recalls, invalidations);
+            let is_new = unmet && state.registered.is_none();
+            if is_new {
+                state.registered = Some(Registered {
+                    write: mode.write,
+                    lease: made.lease,
+                    shared: made.shared,
+                });
+                state.learn_opened(&made.attr, made.layout, invalidations);
+            }
+            is_new
+        };
+        if !is_alone {
+            self.register(&file.inode, mode.write).await?;
         }
         Ok(file)
     }

@@ -96,6 +96,17 @@ struct OverClient {
     client: Arc<Client>,
 }
 
+impl From<crate::client::Opened> for Opened {
+    fn from(opened: crate::client::Opened) -> Self {
+        Self {
+            attr: opened.attr,
+            lease: opened.lease,
+            shared: opened.shared,
+            layout: opened.layout,
+        }
+    }
+}
+
 struct Ticket(OpTicket);
 
 impl OpHandle for Ticket {
@@ -225,13 +236,8 @@ impl Backend for OverClient {
 
     fn open(&self, ino: Ino, write: bool) -> BoxFuture<'_, Result<Opened, WireError>> {
         Box::pin(async move {
-            let o = self.client.open_rpc(ino, write).await.map_err(wire)?;
-            Ok(Opened {
-                attr: o.attr,
-                lease: o.lease,
-                shared: o.shared,
-                layout: o.layout,
-            })
+            let opened = self.client.open_rpc(ino, write).await;
+            opened.map(Opened::from).map_err(wire)
         })
     }
 

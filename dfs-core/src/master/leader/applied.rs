@@ -7,10 +7,14 @@ use super::unsettled::Depends;
 use crate::consensus::{CommittedEntry, RaftEvent};
 use crate::master::command::{Command, LogEntry};
 use crate::master::state::{Applied, WatchEvent};
-use crate::types::{ClientId, Ino, LogIndex, Time};
-use crate::wire::master::{MasterResponse, QueryAnswer};
+use crate::types::{Attr, ClientId, Ino, LogIndex, Time};
+use crate::wire::master::{MasterResponse, Mutated, QueryAnswer, Touched};
 use crate::wire::rpc::ReplyTo;
 use crate::wire::{MutationOk, Push, Query, WireError};
+use std::collections::BTreeSet;
+
+/// Inodes whose attributes travel with the answer to a change: two directories, and what was moved and met.
+const OTHERS_MAX: usize = 4;
 
 impl Master {
     pub(super) fn apply(&mut self, entries: Vec<CommittedEntry>, out: &mut Vec<MasterAction>) {
@@ -86,8 +90,8 @@ impl Master {
             .as_deref()
             .is_none_or(|l| l.coherence.is_all_told());
         let (at, met) = match &pending {
-            Some(Pending::Mutate { at, .. }) if is_all_told => (*at, Depends::Nothing),
-            Some(Pending::Mutate { at, .. }) => (*at, self.found_by(&entry.command).1),
+            Some(Pending::Mutate(asked)) if is_all_told => (asked.at, Depends::Nothing),
+            Some(Pending::Mutate(asked)) => (asked.at, self.found_by(&entry.command).1),
             _ => (Moment::default(), Depends::Nothing),
         };
         let Some(leading) = self.leading.as_deref_mut() else {
@@ -104,14 +108,18 @@ impl Master {
         }
         let Some(pending) = pending else { return };
         match pending {
-            Pending::Mutate { to, .. } => {
-                let result = applied.result.map(|(_, result)| result);
-                match result {
-                    Some(Ok(ok)) => self.mutated(to, wait, &entry.command, ok, out),
-                    Some(Err(error)) => self.refused(to, &entry.command, error, out),
-                    None => out.push(refusal(to, crate::wire::ErrorCode::Internal.into())),
+            Pending::Mutate(asked) => match applied.result {
+                Some((op, Ok(ok))) => {
+                    let others = self.others_changed(op.client, &ok, &applied.touched, out);
+                    let done = Mutated {
+                        others,
+                        ..Mutated::from(ok)
+                    };
+                    self.mutated(asked, wait, &entry.command, done, out);
                 }
-            }
+                Some((_, Err(error))) => self.refused(asked.to, &entry.command, error, out),
+                None => out.push(refusal(asked.to, crate::wire::ErrorCode::Internal.into())),
+            },
             Pending::Lock(asked) => match applied.result {
                 Some((_, result)) => self.lock_decided(asked, result, out),
                 None => {
@@ -142,6 +150,31 @@ impl Master {
                 }
             }
         }
+    }
+
+    /// Attributes of what a change touched besides what its answer tells of; the author may cache them.
+    fn others_changed(
+        &mut self,
+        author: ClientId,
+        ok: &MutationOk,
+        touched: &[Touched],
+        out: &mut Vec<MasterAction>,
+    ) -> Vec<Attr> {
+        let told = cached_by_author(ok);
+        let others = touched.iter().map(|t| t.ino);
+        let others: BTreeSet<Ino> = others.filter(|ino| Some(*ino) != told).collect();
+        let now = self.now;
+        let mut attrs = Vec::new();
+        for ino in others.into_iter().take(OTHERS_MAX) {
+            let Ok(QueryAnswer::Attr(attr)) = self.state.query(&Query::GetAttr { ino }) else {
+                continue;
+            };
+            if let Some(leading) = self.leading.as_deref_mut() {
+                leading.coherence.register(author, ino, out, now);
+            }
+            attrs.push(attr);
+        }
+        attrs
     }
 
     /// Soft state that follows from a command, whoever proposed it.

@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A proposal in flight.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// A client's mutation, and when it was asked for.
-    Mutate { to: ReplyTo, at: Moment },
+    /// A client's mutation.
+    Mutate(MutateAsked),
     /// A client's lock.
     Lock(LockAsked),
     /// A session begins.
@@ -64,6 +64,16 @@ pub(super) enum Task {
     Voters,
     FreeSpace,
     Leap,
+}
+
+/// A mutation on its way to its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MutateAsked {
+    pub to: ReplyTo,
+    /// When it was asked for.
+    pub at: Moment,
+    /// Open what it makes; `Some(true)` for writing.
+    pub open: Option<bool>,
 }
 
 /// An open on its way to its answer.
@@ -262,9 +272,9 @@ impl Pending {
     /// Whom to answer.
     pub fn reply_to(&self) -> Vec<ReplyTo> {
         match self {
-            Self::Mutate { to, .. } | Self::OpenSession { to, .. } | Self::Control { to } => {
-                vec![*to]
-            }
+            Self::Mutate(MutateAsked { to, .. })
+            | Self::OpenSession { to, .. }
+            | Self::Control { to } => vec![*to],
             Self::Lock(asked) => asked.to.into_iter().collect(),
             Self::RaiseLease { opens, .. } => opens.iter().map(|asked| asked.to).collect(),
             Self::Task(_) => Vec::new(),

@@ -1,6 +1,6 @@
 //! Requests on their way in: each becomes a proposal, a read, or a change of soft state.
 use super::event::MasterAction;
-use super::leading::{Held, Leading, OpenAsked, Pending, Read, ReadKind};
+use super::leading::{Held, Leading, MutateAsked, OpenAsked, Pending, Read, ReadKind};
 use super::machine::{Master, refusal, reply};
 use crate::master::command::Command;
 use crate::types::{ClientId, Ino, OpId, Term};
@@ -49,7 +49,12 @@ impl Master {
                 body,
                 waiter,
             } => self.on_lock(to, (op, low), body, waiter, out),
-            R::Mutate { op, low, body } => self.on_mutate(to, op, low, body, out),
+            R::Mutate {
+                op,
+                low,
+                body,
+                open,
+            } => self.on_mutate(to, (op, low), body, open, out),
             R::Query {
                 client,
                 interest,
@@ -147,9 +152,9 @@ impl Master {
     fn on_mutate(
         &mut self,
         to: ReplyTo,
-        op: OpId,
-        low: u64,
+        (op, low): (OpId, u64),
         body: Mutation,
+        open: Option<bool>,
         out: &mut Vec<MasterAction>,
     ) {
         if self.is_busy() {
@@ -166,7 +171,7 @@ impl Master {
         let at = leading.coherence.asked(op.client, to.conn, now);
         self.propose(
             Command::Mutate { op, low, body },
-            Pending::Mutate { to, at },
+            Pending::Mutate(MutateAsked { to, at, open }),
         );
         if let Some(body) = locks {
             self.foresee_locks(op.client, &body, out);

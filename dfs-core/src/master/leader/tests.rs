@@ -11,7 +11,7 @@ mod unsettled;
 mod voters;
 
 use crate::types::{ClientId, FileKind, Ino, Name, OpId, PgPhase, RaftId, StoreId, Term};
-use crate::wire::master::{Health, MasterRequest, MasterResponse, QueryAnswer};
+use crate::wire::master::{Health, MasterRequest, MasterResponse, Mutated, QueryAnswer};
 use crate::wire::mutation::{Mutation, MutationOk, NewNode};
 use crate::wire::repair::WaitKind;
 use crate::wire::rpc::ConnId;
@@ -44,6 +44,7 @@ fn mutate(client: ClientId, seq: u64, body: Mutation) -> MasterRequest {
         op: OpId { client, seq },
         low: seq,
         body,
+        open: None,
     }
 }
 
@@ -86,7 +87,10 @@ fn keep_alive(client: ClientId, clean_term: Term) -> MasterRequest {
 
 fn ino_of(reply: Result<MasterResponse, WireError>) -> Ino {
     match reply {
-        Ok(MasterResponse::Mutated(MutationOk::Entry { attr, .. })) => attr.ino,
+        Ok(MasterResponse::Mutated(Mutated {
+            ok: MutationOk::Entry { attr, .. },
+            ..
+        })) => attr.ino,
         other => panic!("{other:?}"),
     }
 }

@@ -19,11 +19,11 @@
 //! 5. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
 use super::coherence::WaitId;
 use super::event::MasterAction;
-use super::leading::Held;
+use super::leading::{Held, MutateAsked};
 use super::machine::{Master, answered, reply};
 use crate::master::command::Command;
-use crate::types::{ClientId, FileKind, Ino, Name};
-use crate::wire::master::{MasterResponse, QueryAnswer};
+use crate::types::{ChunkNo, ClientId, FileKind, Ino, Name};
+use crate::wire::master::{Layout, MasterResponse, Mutated, QueryAnswer};
 use crate::wire::rpc::ReplyTo;
 use crate::wire::{Mutation, MutationOk, Query, WireError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,25 +112,72 @@ impl Master {
     /// for what it may only have found: a file that was there, the result that it had the first time.
     pub(super) fn mutated(
         &mut self,
-        to: ReplyTo,
+        asked: MutateAsked,
         wait: Option<WaitId>,
         command: &Command,
-        ok: MutationOk,
+        mut done: Mutated,
         out: &mut Vec<MasterAction>,
     ) {
         let (asker, on) = self.found_by(command);
-        let now = self.now;
-        let body = MasterResponse::Mutated(ok);
-        let Some(leading) = self.leading.as_deref_mut() else {
-            return out.push(reply(to, body));
-        };
-        match wait.or_else(|| leading.coherence.wait_settled(asker, &on, now)) {
-            Some(wait) => {
+        let (to, now) = (asked.to, self.now);
+        let leading = self.leading.as_deref_mut();
+        let wait = wait.or_else(|| leading.and_then(|l| l.coherence.wait_settled(asker, &on, now)));
+        if wait.is_none()
+            && let (Some(client), Some(write)) = (asker, asked.open)
+        {
+            // One that is held back would have to say what became of the file meanwhile.
+            done.opened = self.open_made(to, client, &done.ok, write);
+        }
+        let body = MasterResponse::Mutated(done);
+        match (wait, self.leading.as_deref_mut()) {
+            (Some(wait), Some(leading)) => {
                 let body = Box::new(body);
                 leading.held.insert(wait, Held::Reply { to, body });
             }
-            None => out.push(reply(to, body)),
+            _ => out.push(reply(to, body)),
         }
+    }
+
+    /// Opens the file that a change has made, if nobody else can have it open. Its author learns its number
+    /// with the answer only: one that never hears it cannot release it, and has it open until it is opened
+    /// and released again, or the session ends.
+    fn open_made(
+        &mut self,
+        to: ReplyTo,
+        client: ClientId,
+        ok: &MutationOk,
+        write: bool,
+    ) -> Option<Layout> {
+        let MutationOk::Entry {
+            attr,
+            created: true,
+        } = ok
+        else {
+            return None;
+        };
+        let ino = attr.ino;
+        let query = Query::Layout {
+            ino,
+            version: None,
+            first: ChunkNo::HOME,
+            count: 1,
+        };
+        // The answer to a repeated op is an old one.
+        let is_now = |found| found == Ok(QueryAnswer::Attr(attr.clone()));
+        if attr.kind != FileKind::File || !is_now(self.state.query(&Query::GetAttr { ino })) {
+            return None;
+        }
+        let Ok(QueryAnswer::Layout(layout)) = self.state.query(&query) else {
+            return None;
+        };
+        let leading = self.leading.as_deref_mut()?;
+        let is_alone = leading.coherence.is_declared(client, to.conn)
+            && !leading.coherence.is_silent_any_but(client)
+            && !leading.opens.is_open(ino);
+        is_alone.then(|| {
+            leading.opens.open(client, ino, write);
+            layout
+        })
     }
 
     /// A change was refused: that tells of what stood in its way.

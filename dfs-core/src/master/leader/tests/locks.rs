@@ -42,7 +42,12 @@ fn unlock(client: ClientId, seq: u64, of: LockRequest) -> MasterRequest {
         last: of.lock.last,
     };
     let op = OpId { client, seq };
-    MasterRequest::Mutate { op, low: 1, body }
+    MasterRequest::Mutate {
+        op,
+        low: 1,
+        body,
+        open: None,
+    }
 }
 
 fn is_held(reply: Option<Result<MasterResponse, WireError>>) -> bool {
@@ -174,7 +179,7 @@ fn a_wait_that_was_disowned_is_not_granted_any_more() {
     let waiting = wait(&mut bench, B, 1, whole, 1);
     let target = OpId { client: B, seq: 1 };
     let done = bench.call(CLIENT_B, mutate_low(B, 2, Mutation::Abandon { op: target }));
-    assert_eq!(done, Ok(MasterResponse::Mutated(MutationOk::Done)));
+    assert_eq!(done, Ok(MasterResponse::Mutated(MutationOk::Done.into())));
     assert_eq!(code(bench.reply(waiting).unwrap()), ErrorCode::OpAborted);
     // It comes back under another op, in its old place before one that came later.
     let later = wait(&mut bench, A, 3, ask(ino, 9, 0, 9, true), 5);
@@ -184,12 +189,17 @@ fn a_wait_that_was_disowned_is_not_granted_any_more() {
     // Disowned when it was granted already, it says so.
     let target = OpId { client: B, seq: 3 };
     let done = bench.call(CLIENT_B, mutate_low(B, 4, Mutation::Abandon { op: target }));
-    assert_eq!(done, Ok(MasterResponse::Mutated(MutationOk::Locked)));
+    assert_eq!(done, Ok(MasterResponse::Mutated(MutationOk::Locked.into())));
 }
 
 fn mutate_low(client: ClientId, seq: u64, body: Mutation) -> MasterRequest {
     let op = OpId { client, seq };
-    MasterRequest::Mutate { op, low: 1, body }
+    MasterRequest::Mutate {
+        op,
+        low: 1,
+        body,
+        open: None,
+    }
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn regression_who_disowns_a_change_that_was_made_waits_for_the_others_too() {
         op: OpId { client: A, seq: 4 },
         low: 3,
         body: Mutation::Abandon { op },
+        open: None,
     };
     let disowned = bench.send(CLIENT_A, disown);
     assert!(
@@ -150,7 +151,10 @@ fn regression_who_disowns_a_change_that_was_made_waits_for_the_others_too() {
     );
     ack(&mut bench);
     for asked in [changed, disowned] {
-        let Ok(MasterResponse::Mutated(MutationOk::Attr(attr))) = bench.reply(asked).unwrap()
+        let Ok(MasterResponse::Mutated(crate::wire::master::Mutated {
+            ok: MutationOk::Attr(attr),
+            ..
+        })) = bench.reply(asked).unwrap()
         else {
             panic!()
         };
