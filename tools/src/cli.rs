@@ -119,6 +119,8 @@ pub enum Command {
     Snapshot(commands::snapshot::SnapshotArgs),
     /// Rebuild a tree from data directories when all masters are lost
     Rescue(commands::rescue::RescueArgs),
+    /// Measure how fast a directory is, by a short workload; needs no cluster
+    Bench(commands::bench::BenchArgs),
     /// Run a development cluster on this machine
     #[command(subcommand)]
     Dev(DevCommand),
@@ -158,6 +160,8 @@ mod tests {
             &["put"],
             &["put", "only-one"],
             &["restore", "/f"],
+            &["bench"],
+            &["bench", "/mnt", "--rows", "no-such-row"],
         ] {
             assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
         }
@@ -210,6 +214,17 @@ mod tests {
             &["scrub", "status", "--json"],
             &["dev", "up", "5"],
             &["dev", "up"],
+            &["bench", "/mnt", "--quick", "--rows", "meta1,append"],
+            &[
+                "bench",
+                "/mnt",
+                "--seed",
+                "7",
+                "--save",
+                "a",
+                "--compare",
+                "b",
+            ],
             &["dev", "kill", "2"],
             &["map"],
             &["watch", "/d"],

@@ -3,6 +3,7 @@
 //! Commands return `anyhow::Error`s whose context says what was being done. [`exit_of`] finds the
 //! typed cause in the chain and gives it one of the documented exit codes; [`advice`] says what to
 //! do next where there is something to do.
+use crate::bench::error::BenchError;
 use dfs_core::client::{ClientError, FileError};
 use dfs_core::net::auth::KeyError;
 use dfs_core::wire::{ErrorCode, WireError};
@@ -89,6 +90,10 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
                 ToolError::Parts { exit, .. } => *exit,
                 ToolError::Interrupted | ToolError::Problems(_) => Exit::Failed,
             };
+        }
+        let bench = cause.downcast_ref::<BenchError>();
+        if let Some(exit) = bench.and_then(BenchError::exit) {
+            return exit;
         }
         if let Some(e) = cause.downcast_ref::<io::Error>() {
             return match e.kind() {
@@ -190,6 +195,9 @@ fn plain(code: ErrorCode) -> Option<&'static str> {
 /// What to do next.
 #[must_use]
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(e) = error.chain().find_map(|c| c.downcast_ref::<BenchError>()) {
+        return Some(e.advice());
+    }
     let key = error
         .chain()
         .any(|c| c.downcast_ref::<KeyError>().is_some());

@@ -4,6 +4,8 @@
 //! per command or small family. They share [`cluster`] (the connection), [`path`] (what a path
 //! argument means), [`nodes`] (what a node argument means), [`transfer`] (bytes in and out),
 //! [`output`], [`mod@format`] and [`view`] (what is printed), and [`error`] (what went wrong).
+//! [`mod@bench`] and [`rescue`] are commands that need no cluster.
+pub mod bench;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

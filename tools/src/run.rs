@@ -21,13 +21,12 @@ pub fn run(cli: Cli) -> ExitCode {
             let mut out = Out::stdout(cli.global.json);
             dev::run(command, &mut out).and_then(|()| out.flush())
         }
-        Command::Rescue(args) => {
-            let mut out = Out::stdout(cli.global.json);
-            let done = commands::rescue::run(args, &mut out);
-            // What was printed before a failure counts too.
-            let flushed = out.flush();
-            done.and(flushed)
+        Command::Bench(_) if cli.global.cluster.is_some() => {
+            let words = "`bench` takes no --cluster: name the directory where it is mounted";
+            Err(ToolError::Usage(words.to_owned()).into())
         }
+        Command::Bench(args) => alone(cli.global.json, |out| commands::bench::run(args, out)),
+        Command::Rescue(args) => alone(cli.global.json, |out| commands::rescue::run(args, out)),
         _ => with_runtime(cli),
     };
     let exit = match result {
@@ -40,6 +39,15 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// A command that needs no cluster.
+fn alone(json: bool, command: impl FnOnce(&mut Out) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut out = Out::stdout(json);
+    let done = command(&mut out);
+    // What was printed before a failure counts too.
+    let flushed = out.flush();
+    done.and(flushed)
 }
 
 /// What, why, and what to do next.
@@ -125,6 +133,8 @@ async fn dispatch(command: &Command, tools: &mut Tools) -> anyhow::Result<()> {
         Command::Repair(c) => commands::repair::run(c, tools).await,
         Command::Verify(a) => commands::verify::run(a, tools).await,
         Command::Scrub(c) => commands::scrub::run(c, tools).await,
-        Command::Rescue(_) | Command::Dev(_) => unreachable!("needs no runtime: handled before"),
+        Command::Bench(_) | Command::Rescue(_) | Command::Dev(_) => {
+            unreachable!("needs no runtime: handled before")
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One file per command or small family.
 pub mod bandwidth;
+pub mod bench;
 pub mod cp;
 pub mod dirs;
 pub mod fsck;
