@@ -50,6 +50,15 @@ pub(super) struct Known {
     pub(super) trouble: String,
 }
 
+/// What the answer to a keep-alive says.
+struct Answered {
+    term: Term,
+    /// Caches may be used until then.
+    until: Time,
+    /// No other session exists.
+    sole: bool,
+}
+
 /// Pushes of one connection to a leader.
 struct Pushes {
     client: Weak<Client>,
@@ -286,17 +295,23 @@ impl Client {
                 clean_term,
                 opens: std::mem::take(&mut opens),
             };
+            let token = self.cache_token();
             match self.session_call(conn, request).await {
-                Ok((term, until)) => {
+                Ok(Answered { term, until, sole }) => {
                     if term == clean_term {
                         // Not before it has answered: it may not have heard.
                         self.session.set_clean(client, term);
                         // Not if it was lost meanwhile.
-                        self.session.if_current(client, || self.open_window(until));
+                        self.session.if_current(client, || {
+                            self.open_window(until);
+                            self.lend_if(sole, token);
+                        });
                         return Ok(());
                     }
                     // Another leader than the one that knows our interests: they are gone.
-                    self.drop_caches();
+                    let lent_until = self.drop_caches();
+                    // What others see from now on does not wait for what is still lent.
+                    tokio::time::sleep(lent_until.since(boottime())).await;
                     opens = self.session.declare();
                     declared = Some(term);
                 }
@@ -311,13 +326,12 @@ impl Client {
         }
     }
 
-    /// Sends a request that is answered by `Session`; gives the term, and until when
-    /// caches may be used.
+    /// Sends a request that is answered by `Session`.
     async fn session_call(
         &self,
         conn: &Conn,
         request: MasterRequest,
-    ) -> Result<(Term, Time), WireError> {
+    ) -> Result<Answered, WireError> {
         let sent = boottime();
         let deadline = deadline_in(self.config.attempt_timeout);
         let answer = conn.call(Request::Master(request), Vec::new(), deadline);
@@ -328,6 +342,7 @@ impl Client {
             session_valid: _,
             map_version,
             stores,
+            sole,
         }) = body
         else {
             return Err(WireError::new(
@@ -337,7 +352,8 @@ impl Client {
         };
         self.note_stores(stores);
         self.note_map_version(map_version);
-        Ok((term, sent + caches_valid))
+        let until = sent + caches_valid;
+        Ok(Answered { term, until, sole })
     }
 }
 

@@ -5,6 +5,7 @@ use super::contact::Known;
 use super::error::{ClientError, Result};
 use super::files::OpenMoment;
 use super::hooks::{Ack, AttrOverlay, CacheListener, Hooks, RecallHandler};
+use super::lending::Lending;
 use super::map::MapCell;
 use super::session::{CacheToken, OpTicket, Session, Until};
 use crate::membership::bandwidth::Bandwidth;
@@ -44,6 +45,7 @@ pub struct Client {
     pub(super) lock_turns: Semaphore,
     known: Mutex<Known>,
     caches_until: Until,
+    lending: Lending,
     hooks: RwLock<Hooks>,
     /// Recalls that came so far.
     recalls: AtomicU64,
@@ -83,6 +85,7 @@ impl Client {
             lock_turns: Semaphore::new(super::locks::WAITING_MAX),
             known: Mutex::default(),
             caches_until: Until::default(),
+            lending: Lending::default(),
             hooks: RwLock::default(),
             recalls: AtomicU64::new(0),
             stop: watch::Sender::new(false),
@@ -248,9 +251,24 @@ impl Client {
         }
     }
 
-    pub(super) fn drop_caches(&self) {
+    /// How long the kernel may answer from what it is told now, without asking. Take it just before it is
+    /// told.
+    #[must_use]
+    pub fn lend(&self) -> Duration {
+        self.lending.lend(boottime(), self.cache_window())
+    }
+
+    /// The master says whether this session is the only one, in an answer to what was asked at `token`.
+    pub(super) fn lend_if(&self, sole: bool, token: CacheToken) {
+        let is_current = || sole && self.is_current(token, Ino::SOLE);
+        self.lending.begin(is_current);
+    }
+
+    /// Gives the moment at which the kernel uses nothing more that it was told before.
+    pub(super) fn drop_caches(&self) -> Time {
         self.caches_until.set(Time::ZERO);
         self.cache.drop_all();
+        let lent_until = self.lending.end();
         let hooks = self.hooks();
         if let Some(recall) = &hooks.recall {
             recall.all_invalidated();
@@ -258,6 +276,7 @@ impl Client {
         if let Some(listener) = &hooks.listener {
             listener.all_invalidated();
         }
+        lent_until
     }
 
     pub(super) fn lose_session(&self, client: ClientId) {
@@ -282,8 +301,11 @@ impl Client {
         }
     }
 
-    pub(super) fn invalidated(&self, touched: &[Touched], as_of: LogIndex, ack: Ack) {
+    pub(super) fn invalidated(&self, touched: &[Touched], as_of: LogIndex, mut ack: Ack) {
         self.cache.invalidate(touched);
+        if touched.iter().any(|t| t.ino == Ino::SOLE) {
+            ack.not_before(self.lending.end());
+        }
         let hooks = self.hooks();
         if let Some(recall) = &hooks.recall {
             recall.invalidated(touched, as_of);

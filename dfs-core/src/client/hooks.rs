@@ -1,6 +1,7 @@
 //! What the layers above tell the client core: the file layer and the mount plug in here.
 use crate::net::Conn;
-use crate::types::{Attr, ClientId, Ino, LogIndex};
+use crate::net::clock::boottime;
+use crate::types::{Attr, ClientId, Ino, LogIndex, Time};
 use crate::wire::master::Touched;
 use crate::wire::{MasterRequest, Request};
 use std::sync::{Arc, Weak};
@@ -12,22 +13,45 @@ pub struct Ack {
     conn: Weak<Conn>,
     client: ClientId,
     seq: u64,
+    not_before: Time,
 }
 
 impl Ack {
     pub(super) fn new(conn: Weak<Conn>, client: ClientId, seq: u64) -> Self {
-        Self { conn, client, seq }
+        Self {
+            conn,
+            client,
+            seq,
+            not_before: Time::ZERO,
+        }
+    }
+
+    /// It is sent at this moment, if it is dropped earlier.
+    pub(super) fn not_before(&mut self, at: Time) {
+        self.not_before = self.not_before.max(at);
     }
 }
 
 impl Drop for Ack {
     fn drop(&mut self) {
         // To the leader that pushed it, on the same connection; if that is gone, so is the question.
-        if let Some(conn) = self.conn.upgrade() {
-            conn.tell(Request::Master(MasterRequest::PushAck {
-                client: self.client,
-                seq: self.seq,
-            }));
+        let (conn, client, seq) = (self.conn.clone(), self.client, self.seq);
+        let tell = move || {
+            if let Some(conn) = conn.upgrade() {
+                conn.tell(Request::Master(MasterRequest::PushAck { client, seq }));
+            }
+        };
+        let pause = self.not_before.since(boottime());
+        match tokio::runtime::Handle::try_current() {
+            _ if pause.is_zero() => tell(),
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    tell();
+                });
+            }
+            // The master's own patience runs out then.
+            Err(_) => tracing::warn!("an acknowledgement was dropped outside of the runtime"),
         }
     }
 }

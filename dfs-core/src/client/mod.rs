@@ -35,6 +35,8 @@ mod files;
 #[cfg(feature = "net")]
 mod hooks;
 #[cfg(feature = "net")]
+mod lending;
+#[cfg(feature = "net")]
 #[allow(clippy::disallowed_methods)] // Deadlines of a driver.
 mod locks;
 #[cfg(feature = "net")]

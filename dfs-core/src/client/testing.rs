@@ -53,6 +53,8 @@ pub(crate) struct Script {
     pub leader: Option<SocketAddr>,
     pub term: u64,
     pub caches_valid: Duration,
+    /// Tell the session that it is the only one.
+    pub sole: bool,
     /// Mutations to swallow without an answer (they are applied).
     pub swallow: usize,
     /// Answer keep-alives.
@@ -104,6 +106,7 @@ impl Node {
             leader: Some(addr),
             term: 1,
             caches_valid: Duration::from_secs(60),
+            sole: false,
             swallow: 0,
             alive: true,
             answering: true,
@@ -205,6 +208,7 @@ impl Behaviour {
             session_valid: Duration::from_secs(10),
             map_version: LogIndex(0),
             stores: Vec::new(),
+            sole: script.sole,
         };
         match request {
             MasterRequest::OpenSession { .. } => Some(Ok(session)),

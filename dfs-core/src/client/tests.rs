@@ -432,3 +432,65 @@ async fn regression_a_rename_caches_what_the_master_has_moved() {
     assert_ne!(client.cache.name(Ino(2), &old), Some(None));
     client.shutdown().await;
 }
+
+/// What the kernel was told may still be in use when another session begins: it begins later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_lent_has_run_out_before_the_session_gives_up_being_the_only_one() {
+    let node = Node::start().await;
+    node.script().sole = true;
+    let client = connect(&[&node]).await;
+    let lent = client.lend();
+    let at = Instant::now();
+    assert!(!lent.is_zero() && lent <= client.cache_window());
+    let conn = node.script().bound.unwrap();
+    node.script().sole = false;
+    node.handle.push(conn, invalidate(7, Ino::SOLE.0));
+    until("nothing is lent", || client.lend().is_zero()).await;
+    until("acknowledged", || node.script().acks == [7]).await;
+    assert!(at.elapsed() >= lent, "{:?}", at.elapsed());
+    // Nothing was lent since, so nothing is waited for.
+    node.handle.push(conn, invalidate(8, Ino::SOLE.0));
+    until("acknowledged", || node.script().acks == [7, 8]).await;
+    client.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_came_before_another_session_began_makes_none_the_only_one() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let asked = client.cache_token();
+    client.lend_if(true, asked);
+    assert!(!client.lend().is_zero());
+    let conn = node.script().bound.unwrap();
+    node.handle.push(conn, invalidate(7, Ino::SOLE.0));
+    until("acknowledged", || node.script().acks == [7]).await;
+    client.lend_if(true, asked);
+    assert!(client.lend().is_zero());
+    client.shutdown().await;
+}
+
+/// A recall that came before the file was known here has found nothing.
+#[tokio::test]
+async fn a_recall_that_came_with_the_answer_to_an_open_is_not_missed() {
+    let node = Node::start().await;
+    let client = connect(&[&node]).await;
+    let asked = client.moment();
+    assert!(!client.has_met(asked, Ino(5)));
+    let conn = node.script().bound.unwrap();
+    let (ino, shared) = (Ino(5), true);
+    node.handle.push(
+        conn,
+        Push::Recall {
+            seq: 7,
+            ino,
+            shared,
+        },
+    );
+    until("acknowledged", || node.script().acks == [7]).await;
+    assert!(client.has_met(asked, Ino(5)));
+    let asked = client.moment();
+    node.handle.push(conn, invalidate(8, 5));
+    until("acknowledged", || node.script().acks == [7, 8]).await;
+    assert!(client.has_met(asked, Ino(5)) && !client.has_met(asked, Ino(6)));
+    client.shutdown().await;
+}

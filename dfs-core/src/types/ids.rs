@@ -55,6 +55,8 @@ pub struct Ino(pub u64);
 impl Ino {
     /// The root directory.
     pub const ROOT: Self = Self(1);
+    /// No inode: among what sessions cache, it stands for being the only one.
+    pub const SOLE: Self = Self(0);
 }
 
 impl fmt::Display for Ino {

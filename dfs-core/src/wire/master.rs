@@ -615,6 +615,9 @@ pub enum MasterResponse {
         map_version: LogIndex,
         /// TCP addresses of all stores.
         stores: Vec<(StoreId, SocketAddr)>,
+        /// No other session exists, and nobody will look before this one has acknowledged an invalidation of
+        /// [`Ino::SOLE`](crate::types::Ino::SOLE).
+        sole: bool,
     },
     /// To `Mutate`.
     Mutated(Mutated),

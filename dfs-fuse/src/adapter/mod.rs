@@ -28,7 +28,7 @@ pub const SESSION_THREADS: usize = 12;
 const WAITING_MAX: usize = SESSION_THREADS - 2;
 /// Largest WRITE the kernel may send.
 const WRITE_MAX: u32 = 1 << 20;
-/// The kernel keeps nothing without asking again: the client library answers from its cache.
+/// What the kernel does not keep without asking again: the client library answers from its cache.
 const TTL: Duration = Duration::ZERO;
 
 /// Beyond twice the deadline, for operations of several steps.

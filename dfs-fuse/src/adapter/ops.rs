@@ -2,10 +2,10 @@
 use super::convert::{bare_attr, file_attr, kind_of, set_time};
 use super::locks::Wanted;
 use super::{Adapter, TTL, caller, configure, err};
-use crate::vfs::Errno;
 use crate::vfs::file::{Opened, Place};
 use crate::vfs::handles::Listed;
 use crate::vfs::lookup::SetAttr;
+use crate::vfs::{Errno, Vfs};
 use bytes::Bytes;
 use dfs_core::types::{Attr, FileKind};
 use fuser::{
@@ -19,16 +19,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-fn entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+fn entry(vfs: &Vfs, reply: ReplyEntry, result: Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), Generation(0)),
+        Ok(attr) => {
+            let lent = vfs.lent(&attr);
+            let shown = file_attr(&attr);
+            reply.entry_with_ttls(&lent.attr, &lent.entry, &shown, Generation(0));
+        }
         Err(e) => reply.error(err(e)),
     }
 }
 
-fn attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
+fn attr(vfs: &Vfs, reply: ReplyAttr, result: Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&vfs.lent(&attr).attr, &file_attr(&attr)),
         Err(e) => reply.error(err(e)),
     }
 }
@@ -78,13 +82,14 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if let Some(found) = self.vfs.lookup_cached(parent.0, name.as_bytes()) {
-            return entry(reply, found);
+            return entry(&self.vfs, reply, found);
         }
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
+        let shown = self.vfs.clone();
         self.run(
             "lookup",
             async move { vfs.lookup(parent.0, &name).await },
-            move |r| entry(reply, r),
+            move |r| entry(&shown, reply, r),
         );
     }
 
@@ -94,13 +99,14 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(found) = self.vfs.getattr_cached(ino.0) {
-            return attr(reply, Ok(found));
+            return attr(&self.vfs, reply, Ok(found));
         }
         let vfs = self.vfs.clone();
+        let shown = self.vfs.clone();
         self.run(
             "getattr",
             async move { vfs.getattr(ino.0).await },
-            move |r| attr(reply, r),
+            move |r| attr(&shown, reply, r),
         );
     }
 
@@ -132,10 +138,11 @@ impl Filesystem for Adapter {
             mtime,
         };
         let (vfs, root) = (self.vfs.clone(), req.uid() == 0);
+        let shown = self.vfs.clone();
         self.run(
             "setattr",
             async move { vfs.setattr(ino.0, fh.map(|h| h.0), root, set).await },
-            move |r| attr(reply, r),
+            move |r| attr(&shown, reply, r),
         );
     }
 
@@ -165,13 +172,14 @@ impl Filesystem for Adapter {
         };
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
         let rdev = u64::from(rdev);
+        let shown = self.vfs.clone();
         self.run(
             "mknod",
             async move {
                 vfs.make(parent.0, &name, kind, mode, rdev, Vec::new(), who)
                     .await
             },
-            move |r| entry(reply, r),
+            move |r| entry(&shown, reply, r),
         );
     }
 
@@ -186,13 +194,14 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
         let kind = FileKind::Dir;
+        let shown = self.vfs.clone();
         self.run(
             "mkdir",
             async move {
                 vfs.make(parent.0, &name, kind, mode, 0, Vec::new(), who)
                     .await
             },
-            move |r| entry(reply, r),
+            move |r| entry(&shown, reply, r),
         );
     }
 
@@ -225,10 +234,11 @@ impl Filesystem for Adapter {
         let (vfs, name, who) = (self.vfs.clone(), link_name.as_bytes().to_vec(), caller(req));
         let target = target.as_os_str().as_bytes().to_vec();
         let kind = FileKind::Symlink;
+        let shown = self.vfs.clone();
         self.run(
             "symlink",
             async move { vfs.make(parent.0, &name, kind, 0o777, 0, target, who).await },
-            move |r| entry(reply, r),
+            move |r| entry(&shown, reply, r),
         );
     }
 
@@ -260,10 +270,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (vfs, name) = (self.vfs.clone(), newname.as_bytes().to_vec());
+        let shown = self.vfs.clone();
         self.run(
             "link",
             async move { vfs.link(ino.0, newparent.0, &name).await },
-            move |r| entry(reply, r),
+            move |r| entry(&shown, reply, r),
         );
     }
 

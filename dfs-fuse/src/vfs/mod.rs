@@ -7,8 +7,9 @@
 //! Invariants:
 //! 1. below `.versions` and the root's `.dfs` nothing can be changed (EROFS), and no such name can be
 //!    made (EPERM);
-//! 2. the kernel is given no attribute or entry lifetime: it asks, and the client library answers
-//!    from its cache while the master guards it;
+//! 2. the kernel is given a lifetime for attributes and entries only while no other session exists
+//!    ([`Client::lend`]); otherwise it asks, and the client library answers from its cache while the
+//!    master guards it;
 //! 3. pages are kept over an open only if the content is the revision they were read at.
 pub mod dir;
 pub mod failures;

@@ -3,7 +3,7 @@
 //! The kernel takes a new size from whatever tells it, and shows what its pages then have there. So
 //! attributes of a regular file that is open wait until its pages of an older revision are gone
 //! ([`super::pages`], rule 2), and what is read from then on is at least as new.
-use super::{Vfs, VfsResult, failed};
+use super::{Node, Vfs, VfsResult, failed};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use std::time::Duration;
 
@@ -13,7 +13,29 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// A page that a read holds for longer keeps nobody from an open or a lock.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
+/// How long the kernel may keep an answer without asking again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lent {
+    /// Attributes.
+    pub attr: Duration,
+    /// That the name stands for the inode.
+    pub entry: Duration,
+}
+
 impl Vfs {
+    /// What is lent to the kernel with these attributes, which are sent next. Those of a file that is
+    /// written here change without it.
+    #[must_use]
+    pub fn lent(&self, attr: &Attr) -> Lent {
+        if !matches!(self.node(attr.ino.0), Ok(Node::Real(_))) {
+            return Lent::default();
+        }
+        let entry = self.client.lend();
+        let is_quiet = attr.kind != FileKind::File || self.files.is_quiet(attr.ino);
+        let attr = if is_quiet { entry } else { Duration::ZERO };
+        Lent { attr, entry }
+    }
+
     /// The kernel's pages have followed this mount's own puts.
     pub(crate) fn follow(&self, ino: Ino) {
         if let Some(revisions) = self.files.own_puts(ino) {

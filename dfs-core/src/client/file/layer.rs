@@ -223,6 +223,20 @@ impl FileLayer {
         self.find(ino)?.state().own.clone()
     }
 
+    /// Nobody writes the file here, and nothing of it is on its way: its attributes change only when a
+    /// program changes them.
+    #[must_use]
+    pub fn is_quiet(&self, ino: Ino) -> bool {
+        let is_quiet = |state: &State| {
+            state.writers == 0
+                && !state.is_pending()
+                && state.flights.is_empty()
+                && state.seals.is_empty()
+                && !state.sealing
+        };
+        self.find(ino).is_none_or(|inode| is_quiet(&inode.state()))
+    }
+
     /// The content of an inode is at `revision`: what is known of an older one is not read any more.
     pub fn outdated(&self, ino: Ino, revision: Revision) {
         if let Some(inode) = self.find(ino) {

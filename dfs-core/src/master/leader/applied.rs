@@ -1,5 +1,5 @@
 //! Committed entries: applied in order, each followed at once by what it means for the leader.
-use super::coherence::Moment;
+use super::coherence::{Moment, whole};
 use super::event::MasterAction;
 use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, answered, refusal, reply};
@@ -98,9 +98,15 @@ impl Master {
             return;
         };
         let author = applied.result.as_ref().map(|(op, _)| (op.client, at));
+        let mut touched = applied.touched.clone();
+        if let Command::OpenSession { .. } = &entry.command
+            && applied.refused.is_none()
+        {
+            touched.push(whole(Ino::SOLE));
+        }
         let wait = leading
             .coherence
-            .touch(author, &applied.touched, &met, index, now, out);
+            .touch(author, &touched, &met, index, now, out);
         if let Some((op, Ok(ok))) = &applied.result
             && let Some(ino) = cached_by_author(ok)
         {
@@ -128,8 +134,16 @@ impl Master {
                 }
             },
             Pending::OpenSession { to, client } => {
-                let answer = self.session_opened(client, to, applied.refused);
-                out.push(answer);
+                let answer = self.session_opened(client, applied.refused);
+                match (wait, self.leading.as_deref_mut()) {
+                    // Until the only session there was knows that it is not.
+                    (Some(wait), Some(leading)) => {
+                        let answer = Box::new(answer);
+                        leading.held.insert(wait, Held::Answer { to, answer });
+                        leading.held_answers += 1;
+                    }
+                    _ => out.push(answered(to, answer)),
+                }
             }
             Pending::Control { to } => out.push(done_or(to, applied.refused)),
             Pending::RaiseLease { ino, opens, silent } => {

@@ -184,7 +184,7 @@ impl Coherence {
                 .take(self.config.interests_max / 100)
                 .copied()
                 .collect();
-            let touched = oldest.into_iter().map(everything).collect();
+            let touched = oldest.into_iter().map(whole).collect();
             self.invalidate(client, touched, LogIndex(0), now, out);
         }
     }
@@ -551,7 +551,8 @@ impl Coherence {
     }
 }
 
-fn everything(ino: Ino) -> Touched {
+/// All that there is of an inode.
+pub(super) fn whole(ino: Ino) -> Touched {
     Touched {
         ino,
         attrs: true,

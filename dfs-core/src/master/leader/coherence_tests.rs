@@ -40,7 +40,7 @@ fn touch(c: &mut Coherence, by: ClientId, at: u64, out: &mut Vec<MasterAction>) 
     let asked = asked(c, by, at);
     c.touch(
         Some((by, asked)),
-        &[everything(I)],
+        &[whole(I)],
         &Depends::Nothing,
         LogIndex(5),
         ms(at),
@@ -238,7 +238,7 @@ fn the_oldest_interests_are_dropped_beyond_the_bound_and_stay_until_acked() {
     let [(_, seq)] = pushed(&mut out)[..] else {
         panic!()
     };
-    let old = everything(Ino(0));
+    let old = whole(Ino(0));
     assert!(
         c.touch(
             Some((B, Moment::default())),
@@ -272,7 +272,7 @@ fn regression_an_author_that_was_kept_waiting_is_told_of_its_change() {
         let asked = asked(&mut c, A, 10);
         // It has given up and reads what is not changed yet.
         c.register(A, I, &mut out, ms(10 + late - 1));
-        let all = [everything(I)];
+        let all = [whole(I)];
         let wait = c.touch(
             Some((A, asked)),
             &all,
@@ -298,7 +298,7 @@ fn regression_a_change_that_comes_by_an_abandoned_connection_is_told_its_author(
         let (mut c, mut out) = two();
         c.register(A, I, &mut out, ms(1));
         let asked = c.asked(A, conn, ms(10));
-        let all = [everything(I)];
+        let all = [whole(I)];
         let wait = c.touch(
             Some((A, asked)),
             &all,
@@ -319,7 +319,7 @@ fn regression_an_author_that_left_the_connection_of_its_change_is_told_of_it() {
     // It gave up, came back, and read what was not changed yet.
     c.keep_alive(A, ConnId(3), T, ms(20), &mut out);
     c.register(A, I, &mut out, ms(21));
-    let all = [everything(I)];
+    let all = [whole(I)];
     let wait = c.touch(
         Some((A, asked)),
         &all,
@@ -364,7 +364,7 @@ fn regression_a_change_waits_for_what_it_builds_on_and_hands_that_on() {
     c.register(A, I, &mut out, ms(1));
     // A rename from OLD to I; then OLD is empty and can be removed.
     let asked = asked(&mut c, B, 2);
-    let rename = [everything(OLD), everything(I)];
+    let rename = [whole(OLD), whole(I)];
     let moved = c.touch(
         Some((B, asked)),
         &rename,
@@ -374,7 +374,7 @@ fn regression_a_change_waits_for_what_it_builds_on_and_hands_that_on() {
         &mut out,
     );
     assert!(moved.is_some());
-    let removal = [everything(ABOVE), everything(OLD)];
+    let removal = [whole(ABOVE), whole(OLD)];
     let removed = c.touch(
         Some((B, asked)),
         &removal,
@@ -402,7 +402,7 @@ fn what_a_session_has_read_before_its_change_is_its_own_affair_however_late() {
     let (mut c, mut out) = two();
     c.register(A, I, &mut out, ms(1));
     let asked = asked(&mut c, A, 10);
-    let all = [everything(I)];
+    let all = [whole(I)];
     assert_eq!(
         c.touch(
             Some((A, asked)),

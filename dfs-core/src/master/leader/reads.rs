@@ -89,7 +89,10 @@ impl Master {
                 interest,
                 body,
             } => {
-                let (answer, on) = self.answer_query(client.filter(|_| interest), &body, out);
+                let (answer, mut on) = self.answer_query(client.filter(|_| interest), &body, out);
+                if client.is_none() && on != Depends::Nothing {
+                    self.look_from_outside(&mut on, out);
+                }
                 return self.answer_settled(to, client, &on, answer, out);
             }
             ReadKind::Open(asked) => {
@@ -98,7 +101,7 @@ impl Master {
                 return self.answer_settled(to, Some(asked.client), &on, answer, out);
             }
             ReadKind::TryLock(_) => return,
-            ReadKind::KeepAlive { client } => self.answer_keep_alive(client, arrived),
+            ReadKind::KeepAlive { client } => self.answer_keep_alive(client, arrived, out),
             ReadKind::Heartbeat(heartbeat) => self.answer_heartbeat(&heartbeat),
             ReadKind::PgListing { pg, after, limit } => self.answer_listing(pg, after, limit),
             ReadKind::Status => self.status().map(|s| MasterResponse::Status(Box::new(s))),

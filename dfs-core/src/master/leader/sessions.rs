@@ -1,13 +1,12 @@
 //! Liveness of sessions: keep-alives, expiry, and what their answers promise.
 use super::event::MasterAction;
 use super::leading::{Pending, Task};
-use super::machine::{Master, refusal, reply};
+use super::machine::Master;
 use super::requests::no_session;
 use crate::master::command::Command;
-use crate::types::{ClientId, StoreId, Time};
+use crate::types::{ClientId, Ino, StoreId, Time};
 use crate::wire::WireError;
 use crate::wire::master::MasterResponse;
-use crate::wire::rpc::ReplyTo;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -99,36 +98,40 @@ impl Master {
     pub(super) fn session_opened(
         &mut self,
         client: ClientId,
-        to: ReplyTo,
         refused: Option<WireError>,
-    ) -> MasterAction {
+    ) -> Result<MasterResponse, WireError> {
         if let Some(error) = refused {
-            return refusal(to, error);
+            return Err(error);
         }
         // No cache before the first keep-alive, whose answer is confirmed.
-        match self.session_answer(client, Duration::ZERO) {
-            Ok(body) => reply(to, body),
-            Err(error) => refusal(to, error),
-        }
+        self.session_answer(client, Duration::ZERO, false)
     }
 
     pub(super) fn answer_keep_alive(
         &mut self,
         client: ClientId,
         arrived: Time,
+        out: &mut Vec<MasterAction>,
     ) -> Result<MasterResponse, WireError> {
         let now = self.now;
+        let is_only = self.has_session(client) && self.state.sessions().nth(1).is_none();
         let Some(leading) = self.leading.as_deref_mut() else {
             return Err(self.not_leader());
         };
         let valid = leading.coherence.grant(client, arrived, now);
-        self.session_answer(client, valid)
+        let sole = is_only && !valid.is_zero();
+        if sole {
+            // Who begins a session, or looks without one, touches it.
+            leading.coherence.register(client, Ino::SOLE, out, now);
+        }
+        self.session_answer(client, valid, sole)
     }
 
     fn session_answer(
         &self,
         client: ClientId,
         caches_valid: Duration,
+        sole: bool,
     ) -> Result<MasterResponse, WireError> {
         let Some(leading) = self.leading.as_deref() else {
             return Err(self.not_leader());
@@ -142,6 +145,7 @@ impl Master {
             session_valid: self.config.session_valid,
             map_version: self.state.map().version,
             stores: self.store_addrs(),
+            sole,
         })
     }
 

@@ -5,6 +5,7 @@ mod copies;
 mod locks;
 mod opens;
 mod placing;
+mod sole;
 mod space;
 mod store;
 mod unsettled;
@@ -107,14 +108,17 @@ fn mode_of(reply: Result<MasterResponse, WireError>) -> u32 {
 
 /// Opens sessions A and B with caches granted.
 fn sessions(bench: &mut Bench) {
-    for (client, conn) in [(A, CLIENT_A), (B, CLIENT_B)] {
+    let both = [(A, CLIENT_A), (B, CLIENT_B)];
+    // Both begin before one of them could be told to be the only one.
+    let opened = both.map(|(client, conn)| {
         let label = "test".to_owned();
-        let opened = bench
-            .call(conn, MasterRequest::OpenSession { client, label })
-            .unwrap();
-        let MasterResponse::Session { term, .. } = opened else {
-            panic!("{opened:?}")
-        };
+        let opened = bench.call(conn, MasterRequest::OpenSession { client, label });
+        match opened.unwrap() {
+            MasterResponse::Session { term, .. } => term,
+            opened => panic!("{opened:?}"),
+        }
+    });
+    for ((client, conn), term) in both.into_iter().zip(opened) {
         bench.call(conn, keep_alive(client, term)).unwrap();
     }
 }

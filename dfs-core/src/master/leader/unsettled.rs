@@ -17,7 +17,7 @@
 //! 4. a change is unsettled on all that it touched until all of its pushes are acknowledged, and those
 //!    of the changes that it builds on: that one was possible tells of the other;
 //! 5. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
-use super::coherence::WaitId;
+use super::coherence::{WaitId, whole};
 use super::event::MasterAction;
 use super::leading::{Held, MutateAsked};
 use super::machine::{Master, answered, reply};
@@ -105,6 +105,21 @@ impl Master {
                 leading.held_answers += 1;
             }
             None => out.push(answered(to, answer)),
+        }
+    }
+
+    /// Somebody looks who has no session: a session that was told to be the only one is so no more.
+    pub(super) fn look_from_outside(&mut self, on: &mut Depends, out: &mut Vec<MasterAction>) {
+        let (now, as_of) = (self.now, self.state.applied().index);
+        if let Some(leading) = self.leading.as_deref_mut() {
+            let sole = [whole(Ino::SOLE)];
+            let nothing = Depends::Nothing;
+            leading
+                .coherence
+                .touch(None, &sole, &nothing, as_of, now, out);
+        }
+        if let Depends::On(inos) = on {
+            inos.push(Ino::SOLE);
         }
     }
 
