@@ -17,6 +17,9 @@ pub struct RaftConfig {
     pub election_ticks: usize,
     /// The random part: 0 to this many ticks (exclusive) are added; at least 1.
     pub election_spread_ticks: usize,
+    /// How long a member that heard its leader helps nobody else to the lead. Not more than
+    /// `election_ticks` take, or an election waits for it.
+    pub promise: Duration,
     /// Bytes of commands in one append message (one larger entry travels alone).
     pub append_bytes_max: usize,
     /// Bytes of one command.
@@ -65,6 +68,7 @@ impl RaftConfig {
             heartbeat_ticks: 2,
             election_ticks: 10,
             election_spread_ticks: 10,
+            promise: Duration::from_millis(500),
             append_bytes_max: 1 << 20,
             entry_bytes_max: 2 << 20,
             inflight_max: 256,

@@ -17,7 +17,8 @@
 pub mod config;
 mod convert;
 pub mod event;
-pub mod log;
+pub mod lease;
+mod log;
 mod mem_log;
 pub mod message;
 pub mod node;

@@ -24,6 +24,7 @@
 use super::config::RaftConfig;
 use super::convert;
 use super::event::{DropReason, RaftAction, RaftError, RaftEvent, StateAt};
+use super::lease::Lease;
 use super::log::RecoveredLog;
 use super::mem_log::MemLog;
 use super::message::{MessageError, RaftBody, RaftMessage};
@@ -56,6 +57,9 @@ pub struct RaftNode {
     election_timeout: usize,
     standing: Standing,
     ticked_at: Option<Time>,
+    /// Of the batch being handled.
+    pub(super) now: Time,
+    pub(super) lease: Lease,
     pub(super) outbox: Outbox,
     /// Last entry that left in `Apply` or is part of the state.
     pub(super) emitted: u64,
@@ -98,6 +102,10 @@ impl RaftNode {
         rng_seed: u64,
     ) -> Result<Self, RaftError> {
         config.validate()?;
+        let lease = match log.is_blank() {
+            true => Lease::default(),
+            false => Lease::of_restart(),
+        };
         let (mut mem, applied, adopted) = recover(log, state)?;
         // The crate counts what is in the log as applied, and delivers the rest again; entries that
         // the state includes already only replay their membership changes.
@@ -120,6 +128,8 @@ impl RaftNode {
             raw,
             standing,
             ticked_at: None,
+            now: Time::ZERO,
+            lease,
             outbox: Outbox::default(),
             emitted: applied,
             applied,
@@ -156,6 +166,8 @@ impl RaftNode {
         events: impl IntoIterator<Item = RaftEvent>,
         out: &mut Vec<RaftAction>,
     ) {
+        self.now = now;
+        self.begin_lease();
         out.append(&mut self.startup);
         for event in events {
             self.step(now, event, out);
@@ -193,13 +205,14 @@ impl RaftNode {
             RaftEvent::SnapshotFailed => self.on_install_failed(out),
             RaftEvent::Compact { upto } => self.on_compact(upto),
             RaftEvent::Campaign => {
-                if self.may_campaign() {
+                if self.may_campaign() && !self.lease.forbids(self.config.id, now) {
                     // It refuses only while a membership change waits to be applied.
                     let _ = self.raw.campaign();
                 }
             }
             RaftEvent::TransferLeader { to } => {
                 if self.is_leader() && self.conf().is_voter(to) {
+                    self.bar_lease();
                     self.raw.transfer_leader(to.0);
                 }
             }
@@ -213,7 +226,10 @@ impl RaftNode {
             return;
         }
         self.ticked_at = Some(now);
-        if self.is_leader() || self.may_campaign() {
+        // The tick that would begin an election waits until that breaks no promise.
+        let is_last = self.raw.raft.election_elapsed + 1 >= self.election_timeout;
+        let is_bound = is_last && self.lease.forbids(self.config.id, now);
+        if self.is_leader() || (self.may_campaign() && !is_bound) {
             self.raw.tick();
             if !self.is_leader() && self.raw.raft.election_elapsed == 0 {
                 self.draw_election_timeout();
@@ -280,13 +296,24 @@ impl RaftNode {
             {
                 return Err(MessageError::NotLeader);
             }
+            // As if it had been lost.
+            RaftBody::Vote {
+                transfer: false, ..
+            } if self.lease.forbids(from, self.now) => return Ok(()),
             RaftBody::Snapshot(meta) => {
                 let meta = meta.clone();
                 return self.on_snapshot_announced(from, &message, meta);
             }
             _ => {}
         }
-        self.step_raft(from, &message)
+        self.step_raft(from, &message)?;
+        if matches!(
+            message.body,
+            RaftBody::Append { .. } | RaftBody::Heartbeat { .. }
+        ) {
+            self.promise_to(from, message.term);
+        }
+        Ok(())
     }
 
     pub(super) fn step_raft(
@@ -367,6 +394,7 @@ impl RaftNode {
         let before = std::mem::replace(&mut self.standing, now);
         if (before.term, before.role) != (now.term, now.role) {
             self.draw_election_timeout();
+            self.lease.renew_term();
         }
         self.raw
             .raft

@@ -3,6 +3,7 @@ use super::test_group::{Group, ids, node, persists, propose, recovered, sends};
 use super::*;
 use crate::types::{LogIndex, RaftId, Term, Time};
 use bytes::Bytes;
+use std::time::Duration;
 
 #[test]
 fn a_single_voter_commits_by_itself_after_its_own_sync() {
@@ -241,6 +242,96 @@ fn leadership_is_handed_over_on_request() {
 }
 
 /// What a member wanted durable, in order.
+/// Three members whose promises last for longer than elections take, led by the first.
+fn promising() -> Group {
+    let mut group = Group::new(&[1, 2, 3], &[1, 2, 3]);
+    for node in group.nodes.values_mut() {
+        node.config.promise = Duration::from_secs(3);
+    }
+    group.elect(1);
+    group.feed(1, [RaftEvent::ReadIndex { token: 1 }]);
+    group.settle();
+    group
+}
+
+/// The read is answered at once, without a message.
+fn reads_alone(group: &mut Group) -> bool {
+    group.take_log(1);
+    group.feed(1, [RaftEvent::ReadIndex { token: 9 }]);
+    let is_ready = |action: &RaftAction| matches!(action, RaftAction::ReadReady { token: 9, .. });
+    group.take_log(1).iter().any(is_ready)
+}
+
+#[test]
+fn nobody_is_elected_while_a_leader_that_stands_still_holds_its_lease() {
+    let mut group = promising();
+    assert!(reads_alone(&mut group));
+    group.queue.clear();
+    let begun = group.now;
+    group.down.insert(1);
+    let led = |group: &Group| group.nodes[&2].is_leader() || group.nodes[&3].is_leader();
+    while !led(&group) {
+        assert!(
+            group.now.since(begun) < Duration::from_secs(6),
+            "they may elect by now"
+        );
+        group.tick(1);
+    }
+    assert!(group.now.since(begun) >= Duration::from_secs(3));
+    // The first one goes on, and has heard of nothing.
+    assert!(group.nodes[&1].is_leader() && !reads_alone(&mut group));
+    group.now = begun + Duration::from_millis(2300);
+    assert!(reads_alone(&mut group), "nobody led then");
+}
+
+#[test]
+fn a_vote_that_somebody_else_asks_for_waits_until_the_promise_is_over() {
+    let mut group = promising();
+    let vote = |pre| RaftMessage {
+        to: RaftId(2),
+        term: Term(3),
+        body: RaftBody::Vote {
+            pre,
+            transfer: false,
+            last_index: LogIndex(9),
+            last_term: Term(2),
+            commit: LogIndex(2),
+            commit_term: Term(2),
+        },
+    };
+    // Its own timer would let it vote by now.
+    group.down.insert(1);
+    group.tick(12);
+    group.queue.clear();
+    let ask = |group: &mut Group, from| {
+        let message = vote(true);
+        let from = RaftId(from);
+        group.feed(2, [RaftEvent::Message { from, message }]);
+        std::mem::take(&mut group.queue).len()
+    };
+    assert_eq!(ask(&mut group, 3), 0);
+    assert!(
+        ask(&mut group, 1) > 0,
+        "the leader has lost nothing to itself"
+    );
+}
+
+#[test]
+fn a_leader_that_hands_over_asks_the_others_before_it_answers() {
+    let mut group = promising();
+    assert!(reads_alone(&mut group));
+    let to = RaftId(2);
+    group.feed(1, [RaftEvent::TransferLeader { to }]);
+    assert!(
+        !reads_alone(&mut group),
+        "the next leader may be elected by force"
+    );
+    // The word is lost, and rounds go on.
+    group.queue.clear();
+    group.tick(3);
+    assert!(group.nodes[&1].is_leader() && !reads_alone(&mut group));
+}
+
 fn records(out: Vec<RaftAction>) -> Vec<LogRecord> {
     let writes = out.into_iter().filter_map(|action| match action {
         RaftAction::Persist { write, .. } => Some(write.records),
@@ -302,6 +393,9 @@ fn regression_a_learner_that_took_over_from_the_only_voter_knows_it_after_a_rest
     assert_eq!(again.voters(), [new]);
     let mut out = Vec::new();
     again.handle(Time(2), RaftEvent::Campaign, &mut out);
+    assert_eq!(sends(&out), 0, "it may have promised something");
+    let later = Time(2) + RaftConfig::new(new).promise;
+    again.handle(later, RaftEvent::Campaign, &mut out);
     assert!(sends(&out) > 0, "it asks the former voter for its vote");
 }
 

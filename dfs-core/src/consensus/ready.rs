@@ -298,6 +298,7 @@ impl RaftNode {
         let change = convert::change_to_raft(&change);
         let conf = self.raw.apply_conf_change(&change).ok()?;
         let conf = convert::conf_from_raft(&conf);
+        self.members_changed();
         let index = entry.index;
         self.raw.mut_store().note_conf(index, conf.clone());
         Some(conf)

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How often dirty files are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
+/// Least time between two looks: each goes through all files of the last moments.
+const KICK_SPACING: Duration = Duration::from_millis(10);
 /// Least time between two rounds of SEALs.
 const SEAL_SPACING: Duration = Duration::from_millis(100);
 
@@ -362,7 +364,7 @@ impl FileLayer {
             let kick = Arc::clone(&this.kick);
             drop(this); // Held over the pause, it would keep the layer alive.
             if tokio::time::timeout(pause, kick.notified()).await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(KICK_SPACING).await;
             }
         }
     }

@@ -11,8 +11,11 @@
 use super::acked::Acked;
 use super::segment::{self, Active, Header, Sealed};
 use super::{LogConfig, LogError, LogId, RaftLog, frame};
-use crate::consensus::types::{COUNTER_MAX, HardState, LogEntry, LogRecord, SnapshotMeta};
+use crate::consensus::types::{
+    BOOTSTRAP_INDEX, COUNTER_MAX, HardState, LogEntry, LogRecord, SnapshotMeta,
+};
 use crate::store::Disk;
+use crate::types::Term;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,6 +32,16 @@ pub struct RecoveredLog {
     pub installing: Option<SnapshotMeta>,
     /// Bytes of a batch that was never acknowledged were dropped.
     pub dropped_torn_tail: bool,
+}
+
+impl RecoveredLog {
+    /// No message was ever answered from it: a member's first answer to a leader is a later term's.
+    pub(in crate::consensus) fn is_blank(&self) -> bool {
+        let is_new = self.entries.is_empty() && self.installing.is_none();
+        is_new
+            && self.base.index <= BOOTSTRAP_INDEX
+            && self.hard.term <= self.base.term.max(Term(1))
+    }
 }
 
 #[derive(Default)]

@@ -14,7 +14,9 @@ impl World {
         let floor = (!writes).then(|| self.checker.floor(key));
         self.clients[usize::from(client)] = Some(Open { op, key, floor });
         self.open.insert(token, client);
-        self.schedule(self.now + 2000 * MS, Event::Timeout { client, op });
+        // Soon enough that some are free again before a leader that was cut off knows it.
+        let patience = self.rng.random_range(100..2000) * MS;
+        self.schedule(self.now + patience, Event::Timeout { client, op });
         let at = self.choose_server();
         if self.members[at].paused_until > self.now {
             return Ok(());

@@ -1,11 +1,15 @@
 //! One member: what its daemon would do with the actions.
 use super::disk::StopDisk;
+use super::world::MS;
 use crate::consensus::config::{RaftConfig, TestBug};
 use crate::consensus::log::{LogConfig, LogId, RaftLog};
 use crate::consensus::{CommittedEntry, ConfState, LogWrite, RaftNode, SnapshotMeta, StateAt};
-use crate::types::{ClusterId, LogIndex, RaftId, Term};
+use crate::types::{ClusterId, LogIndex, RaftId, Term, Time};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) const DIR: &str = "raft";
 
@@ -90,10 +94,35 @@ pub(super) struct Member {
     /// Counts starts; events of an earlier run are void.
     pub(super) run: u64,
     pub(super) paused_until: u64,
+    pub(super) clock: Clock,
+}
+
+/// A member's own clock, and how often its driver looks at it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    offset: u64,
+    percent: u64,
+    /// In the world's time.
+    pub(super) tick: u64,
+}
+
+impl Clock {
+    pub(super) fn draw(rng: &mut ChaCha8Rng) -> Self {
+        Self {
+            offset: rng.random_range(0..1_000_000 * MS),
+            // Two of them run apart by less than a tenth.
+            percent: rng.random_range(96..=105),
+            tick: rng.random_range(27..=60) * MS,
+        }
+    }
+
+    pub(super) fn local(&self, now: u64) -> Time {
+        Time(self.offset + now * self.percent / 100)
+    }
 }
 
 impl Member {
-    pub(super) fn new(id: u64, first: &[RaftId]) -> Result<Self, String> {
+    pub(super) fn new(id: u64, first: &[RaftId], rng: &mut ChaCha8Rng) -> Result<Self, String> {
         let id = RaftId(id);
         let is_first = first.contains(&id);
         let base = match is_first {
@@ -116,6 +145,7 @@ impl Member {
             process: None,
             run: 0,
             paused_until: 0,
+            clock: Clock::draw(rng),
         })
     }
 
@@ -128,10 +158,17 @@ impl Member {
         let mut config = RaftConfig::new(self.id);
         config.keep_entries = 8;
         config.append_bytes_max = 200;
+        // Longer than an election takes: only what was promised stands between a lease and the next leader.
+        config.promise = Duration::from_millis([500, 2500][usize::from(seed % 2 == 1)]);
         config.test_bug = bug;
         let at = self.durable.at();
         let was_base = found.base.index.0;
-        let raft = RaftNode::new(config, found, &at, seed ^ (self.run << 32));
+        let raft = RaftNode::new(
+            config,
+            found,
+            &at,
+            seed.wrapping_mul(31) + self.id.0 ^ (self.run << 32),
+        );
         let raft = raft.map_err(|e| format!("{:?}: {e}", self.id))?;
         let adopted = raft.base_index().0 > was_base;
         self.process = Some(Process {

@@ -9,8 +9,15 @@ impl World {
     pub(super) fn strike(&mut self) -> Result<(), String> {
         let count = self.members.len();
         let at = self.rng.random_range(0..count);
-        match self.rng.random_range(0..12) {
-            0 if self.running() > count / 2 => self.crash(at)?,
+        match self.rng.random_range(0..14) {
+            12 => self.stop_leader()?,
+            13 => self.deafen_leader()?,
+            0 if self.running() > count / 2 => {
+                self.crash(at)?;
+                if self.rng.random_bool(0.4) {
+                    self.boot(at)?;
+                }
+            }
             1 if self.running() > count / 2 => self.doomed = Some(at),
             0..=2 => self.boot_all()?,
             3 => {
@@ -82,6 +89,36 @@ impl World {
                 self.cut.insert((other, lonely));
             }
         }
+    }
+
+    /// The leader stands still, and believes what it believed when it goes on; the others may start anew
+    /// meanwhile.
+    fn stop_leader(&mut self) -> Result<(), String> {
+        let Some((leader, _)) = self.leader() else {
+            return Ok(());
+        };
+        let pause = self.rng.random_range(300..2000) * MS;
+        self.members[leader].paused_until = self.now + pause;
+        if self.rng.random_bool(0.5) {
+            for at in (0..self.members.len()).filter(|at| *at != leader) {
+                self.crash(at)?;
+                self.boot(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The leader hears nothing any more, but is heard when it hands the lead over.
+    fn deafen_leader(&mut self) -> Result<(), String> {
+        let Some((leader, _)) = self.leader() else {
+            return Ok(());
+        };
+        let deaf = self.members[leader].id;
+        let others: Vec<RaftId> = self.members.iter().map(|m| m.id).collect();
+        for other in others.into_iter().filter(|id| *id != deaf) {
+            self.cut.insert((other, deaf));
+        }
+        self.transfer()
     }
 
     fn transfer(&mut self) -> Result<(), String> {

@@ -3,15 +3,14 @@ use super::check::Checker;
 use super::driver::{Member, Tables};
 use crate::consensus::config::TestBug;
 use crate::consensus::{LogWrite, RaftAction, RaftEvent, RaftMessage, SnapshotMeta};
-use crate::types::{LogIndex, RaftId, Time, crc32c};
+use crate::types::{LogIndex, RaftId, crc32c};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A millisecond in the world's nanoseconds.
 pub(super) const MS: u64 = 1_000_000;
-const TICK: u64 = 50 * MS;
-const CLIENTS: u8 = 4;
+const CLIENTS: u8 = 8;
 
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
@@ -158,7 +157,7 @@ impl World {
     pub(super) fn run(mut self) -> Result<Stats, String> {
         let first: Vec<RaftId> = (1..=self.settings.voters).map(RaftId).collect();
         for id in 1..=self.settings.voters + 2 {
-            self.members.push(Member::new(id, &first)?);
+            self.members.push(Member::new(id, &first, &mut self.rng)?);
         }
         self.boot_all()?;
         for client in 0..CLIENTS {
@@ -258,7 +257,8 @@ impl World {
                 self.feed(to, [RaftEvent::Message { from, message }])
             }
             Event::Tick { at, run } if is_current(self, at, run) => {
-                self.schedule(self.now + TICK, Event::Tick { at, run });
+                let next = self.now + self.members[at].clock.tick;
+                self.schedule(next, Event::Tick { at, run });
                 self.feed(at, [RaftEvent::Tick])
             }
             Event::Synced { at, run } if is_current(self, at, run) => self.synced(at),
@@ -286,12 +286,13 @@ impl World {
     }
 
     pub(super) fn boot(&mut self, at: usize) -> Result<(), String> {
-        let seed = self.settings.seed.wrapping_mul(31) + at as u64;
+        let seed = self.settings.seed;
         if self.members[at].boot(seed, self.settings.bug)? {
             self.stats.adoptions += 1;
         }
         let run = self.members[at].run;
-        let first = self.now + self.rng.random_range(0..TICK);
+        let tick = self.members[at].clock.tick;
+        let first = self.now + self.rng.random_range(0..tick);
         self.schedule(first, Event::Tick { at, run });
         Ok(())
     }
@@ -302,7 +303,7 @@ impl World {
         at: usize,
         events: impl IntoIterator<Item = RaftEvent>,
     ) -> Result<(), String> {
-        let now = Time(self.now);
+        let now = self.members[at].clock.local(self.now);
         let mut out = Vec::new();
         let Some(process) = self.members[at].process.as_mut() else {
             return Ok(());
