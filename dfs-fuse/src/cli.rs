@@ -30,7 +30,7 @@ pub struct Cli {
     #[arg(short, long)]
     pub foreground: bool,
     /// Mount options, comma-separated: ro, noatime, noexec, nosuid, suid, nodev, dev, timeout=SECONDS,
-    /// cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount
+    /// cache=MIB, dirty=MIB, behind, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount
     #[arg(short = 'o', value_name = "OPTIONS", action = clap::ArgAction::Append)]
     pub options: Vec<String>,
     /// Write the log to this file instead of standard error
@@ -85,6 +85,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Memory for data not yet written, in bytes.
     pub dirty_bytes: usize,
+    /// A close does not wait until what was written is stored.
+    pub behind: bool,
     /// What `/proc/mounts` shows as the source.
     pub fs_name: Option<String>,
     /// Addresses of daemons, or a cluster directory.
@@ -106,6 +108,7 @@ impl Default for Options {
             timeout: Duration::from_secs(30),
             cache_bytes: 64 << 20,
             dirty_bytes: 64 << 20,
+            behind: false,
             fs_name: None,
             cluster: None,
             key_file: None,
@@ -184,12 +187,14 @@ impl Options {
                 },
                 "cache" => this.cache_bytes = bytes(number()?)?,
                 "dirty" => this.dirty_bytes = bytes(number()?.max(8))?,
+                "behind" => this.behind = true,
+                "nobehind" => this.behind = false,
                 "fsname" => this.fs_name = value.map(str::to_owned),
                 key if IGNORED.contains(&key) || SHOWN.contains(&key) => {}
                 key if key.starts_with("x-") => {}
                 key => bail!(
                     "unknown mount option {key:?}; known: ro, noatime, noexec, suid, dev, timeout=SECONDS, \
-                     cache=MIB, dirty=MIB, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount"
+                     cache=MIB, dirty=MIB, behind, fsname=NAME, cluster=ADDRS|DIR, key-file=FILE, remount"
                 ),
             }
         }

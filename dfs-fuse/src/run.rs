@@ -106,6 +106,7 @@ fn client_config(
     config.deadline_meta = options.timeout.min(config.deadline_meta);
     config.attempt_timeout = config.attempt_timeout.min(config.deadline_meta);
     config.dirty_max_bytes = options.dirty_bytes as u64;
+    config.behind = options.behind;
     config.data_cache_max_bytes = options.cache_bytes as u64;
     Ok(config)
 }

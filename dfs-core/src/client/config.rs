@@ -31,6 +31,8 @@ pub struct ClientConfig {
     pub keep_alive_every: Duration,
     /// Buffered bytes not yet prepared; writers wait above.
     pub dirty_max_bytes: u64,
+    /// Whether a close returns before what was written is committed.
+    pub behind: bool,
     /// Buffered bytes are committed when they are this old.
     pub write_delay: Duration,
     /// File content kept for reading.
@@ -65,6 +67,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_millis(500),
             keep_alive_every: Duration::from_millis(500),
             dirty_max_bytes: 64 << 20,
+            behind: false,
             write_delay: Duration::from_secs(1),
             data_cache_max_bytes: 64 << 20,
             meta_cache_max_entries: 200_000,

@@ -138,6 +138,11 @@ impl Vfs {
         self
     }
 
+    /// Closes do not wait until what was written is committed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.client.config().behind
+    }
+
     /// A directory or link is read.
     pub(crate) fn note_access(&self, ino: Ino) {
         if self.moves_atime

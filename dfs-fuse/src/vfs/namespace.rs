@@ -103,7 +103,15 @@ impl Vfs {
         let (from, to) = (self.writable(from)?, self.writable(to)?);
         let (from_name, to_name) = (new_name(from, from_name)?, new_name(to, to_name)?);
         let victim = self.client.cached_lookup(to, &to_name).flatten();
-        let moved = self.client.cached_lookup(from, &from_name).flatten();
+        let mut moved = self.client.cached_lookup(from, &from_name).flatten();
+        if moved.is_none() && self.is_behind() {
+            moved = self.client.lookup(from, &from_name).await.ok();
+        }
+        // A name never outlives, in a crash of this mount, the content that a program gave it before: with
+        // `-o behind` that may still be on its way.
+        for attr in moved.iter().chain(&victim).filter(|_| self.is_behind()) {
+            self.files.drain_ino(attr.ino).await;
+        }
         self.client
             .rename(from, &from_name, to, &to_name, mode)
             .await?;
@@ -123,6 +131,9 @@ impl Vfs {
             return Err(Errno(libc::EXDEV));
         }
         let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
+        if self.is_behind() {
+            self.files.drain_ino(ino).await;
+        }
         let attr = self.client.link(ino, dir, &new_name(dir, bytes)?).await?;
         self.shown(attr).await
     }

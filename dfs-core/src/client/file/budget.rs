@@ -8,6 +8,8 @@ pub(super) struct Budget {
     used: AtomicU64,
     /// Of those, the bytes of puts under way.
     flying: AtomicU64,
+    /// Puts under way.
+    puts: AtomicU64,
     max: u64,
     freed: Notify,
 }
@@ -17,6 +19,7 @@ impl Budget {
         Self {
             used: AtomicU64::new(0),
             flying: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
             max,
             freed: Notify::new(),
         }
@@ -38,14 +41,23 @@ impl Budget {
         self.used() * 4 > self.max * 3 && flying * 4 < self.max
     }
 
-    /// Bytes that were taken are on their way.
+    /// Bytes that were taken are on their way in one put.
     pub fn fly(&self, bytes: u64) {
+        self.puts.fetch_add(1, Ordering::AcqRel);
         self.flying.fetch_add(bytes, Ordering::AcqRel);
     }
 
     /// They have arrived, or were given up.
     pub fn land(&self, bytes: u64) {
         self.flying.fetch_sub(bytes, Ordering::AcqRel);
+        self.puts.fetch_sub(1, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+
+    /// Waits until fewer than `max` puts are under way.
+    pub async fn wait_for_puts(&self, max: u64) {
+        self.wait_until(|| self.puts.load(Ordering::Acquire) < max)
+            .await;
     }
 
     pub fn take(&self, bytes: u64) {
@@ -62,11 +74,16 @@ impl Budget {
 
     /// Waits until there is room for `more`.
     pub async fn wait_for_room(&self, more: u64) {
+        self.wait_until(|| self.has_room(more)).await;
+    }
+
+    /// Looks again whenever something was freed.
+    async fn wait_until(&self, is_free: impl Fn() -> bool) {
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.has_room(more) {
+            if is_free() {
                 return;
             }
             freed.await;

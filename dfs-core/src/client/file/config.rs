@@ -8,6 +8,10 @@ use std::time::Duration;
 pub struct FileConfig {
     /// Buffered bytes not yet committed, all files together; writers wait above. At least 8 MiB.
     pub dirty_max_bytes: u64,
+    /// A close does not wait until what was written is committed; the puts begin with it.
+    pub behind: bool,
+    /// Puts under way at which a close waits all the same.
+    pub behind_puts_max: u64,
     /// Buffered bytes are put when they are this old.
     pub write_delay: Duration,
     /// File content kept for reading, in bytes.
@@ -29,6 +33,8 @@ impl Default for FileConfig {
     fn default() -> Self {
         Self {
             dirty_max_bytes: 64 << 20,
+            behind: false,
+            behind_puts_max: 4096,
             write_delay: Duration::from_secs(1),
             data_cache_max_bytes: 64 << 20,
             read_ahead_max: 8 << 20,

@@ -262,10 +262,16 @@ impl FileLayer {
         for inode in &inodes {
             self.cut_all(inode);
         }
-        for inode in &inodes {
-            self.drain(inode).await;
-            self.seal_ended(inode).await;
+        // At once: without a master each seal takes as long as its deadline.
+        let mut ending = tokio::task::JoinSet::new();
+        for inode in inodes {
+            let layer = Arc::clone(self);
+            ending.spawn(async move {
+                layer.drain(&inode).await;
+                layer.seal_ended(&inode).await;
+            });
         }
+        while ending.join_next().await.is_some() {}
         self.tell_accessed().await;
     }
 

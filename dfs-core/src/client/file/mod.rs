@@ -45,6 +45,8 @@ pub use open_file::{OpenFile, OpenMode};
 pub use stream::{FileReader, FileWriter};
 
 #[cfg(test)]
+mod behind_tests;
+#[cfg(test)]
 mod compact_tests;
 #[cfg(test)]
 mod fake;

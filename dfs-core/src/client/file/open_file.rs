@@ -365,9 +365,10 @@ impl OpenFile {
         handle.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// One descriptor was closed, perhaps the last one: as [`fsync`](Self::fsync). If nothing is
-    /// written through the handle afterwards, the next open for writing begins a version, even if
-    /// the [`release`](Self::release) comes after it.
+    /// One descriptor was closed, perhaps the last one: as [`fsync`](Self::fsync), or, with
+    /// [`FileConfig::behind`](super::FileConfig), without waiting for what it put. If nothing is written
+    /// through the handle afterwards, the next open for writing begins a version, even if the
+    /// [`release`](Self::release) comes after it.
     ///
     /// # Errors
     /// As [`fsync`](Self::fsync).
@@ -376,7 +377,18 @@ impl OpenFile {
             let mut state = self.inode.state();
             state.closed += u32::from(!self.closed.swap(true, Ordering::AcqRel));
         }
-        self.fsync().await
+        let config = &self.layer.config;
+        if !config.behind {
+            return self.fsync().await;
+        }
+        if !self.is_clean() {
+            self.layer.cut_all(&self.inode);
+            self.layer
+                .budget
+                .wait_for_puts(config.behind_puts_max)
+                .await;
+        }
+        self.check_failed()
     }
 
     /// The handle is in use, or gone: no longer one that was closed.

@@ -29,6 +29,7 @@ impl FileLayer {
         let settings = client.config();
         let mut config = FileConfig {
             dirty_max_bytes: settings.dirty_max_bytes,
+            behind: settings.behind,
             write_delay: settings.write_delay,
             data_cache_max_bytes: settings.data_cache_max_bytes,
             ..FileConfig::default()

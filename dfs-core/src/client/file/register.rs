@@ -165,10 +165,13 @@ impl FileLayer {
             std::mem::take(&mut state.seals)
         };
         self.drain(inode).await;
-        for token in tokens {
-            if !inode.state().used_tokens.remove(&token) {
-                continue; // Nothing was committed under it.
-            }
+        // The last one under which anything was committed: its first commit sealed what the others wrote.
+        let last = {
+            let mut state = inode.state();
+            let used = tokens.into_iter().filter(|t| state.used_tokens.remove(t));
+            used.last()
+        };
+        if let Some(token) = last {
             let body = Mutation::Seal {
                 ino: inode.ino,
                 token,
