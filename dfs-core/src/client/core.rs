@@ -258,6 +258,12 @@ impl Client {
         self.lending.lend(boottime(), self.cache_window())
     }
 
+    /// The kernel may answer by itself: no other session exists.
+    #[must_use]
+    pub fn lends(&self) -> bool {
+        self.lending.is_on() && self.may_cache()
+    }
+
     /// The master says whether this session is the only one, in an answer to what was asked at `token`.
     pub(super) fn lend_if(&self, sole: bool, token: CacheToken) {
         let is_current = || sole && self.is_current(token, Ino::SOLE);

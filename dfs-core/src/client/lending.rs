@@ -58,6 +58,11 @@ impl Lending {
         lifetime
     }
 
+    /// Answers get a lifetime now.
+    pub(super) fn is_on(&self) -> bool {
+        self.state().is_sole
+    }
+
     /// Nothing is lent any more; gives the moment at which the last loan has run out.
     pub(super) fn end(&self) -> Time {
         let mut state = self.state();

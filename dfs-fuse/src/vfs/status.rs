@@ -162,6 +162,11 @@ impl Vfs {
                 config.deadline_data, config.deadline_meta
             ),
         );
+        let lends = match self.client.lends() {
+            true => "names and attributes to the kernel: no other session exists",
+            false => "nothing: there are other sessions, or no master is in contact",
+        };
+        line("lends", lends.to_owned());
         line("buffered", format!("{} bytes", files.dirty_bytes));
         line("puts", files.puts.to_string());
         line(

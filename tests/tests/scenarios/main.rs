@@ -18,6 +18,7 @@ mod growth;
 mod kills;
 mod large_file;
 mod leaving;
+mod lending;
 mod locks;
 mod losses;
 mod membership;
