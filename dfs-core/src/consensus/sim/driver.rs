@@ -167,7 +167,7 @@ impl Member {
             config,
             found,
             &at,
-            seed.wrapping_mul(31) + self.id.0 ^ (self.run << 32),
+            (seed.wrapping_mul(31) + self.id.0) ^ (self.run << 32),
         );
         let raft = raft.map_err(|e| format!("{:?}: {e}", self.id))?;
         let adopted = raft.base_index().0 > was_base;

@@ -1,5 +1,5 @@
 //! Committed entries: applied in order, each followed at once by what it means for the leader.
-use super::coherence::{Moment, whole};
+use super::coherence::{Moment, WaitId, whole};
 use super::event::MasterAction;
 use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, answered, refusal, reply};
@@ -135,15 +135,8 @@ impl Master {
             },
             Pending::OpenSession { to, client } => {
                 let answer = self.session_opened(client, applied.refused);
-                match (wait, self.leading.as_deref_mut()) {
-                    // Until the only session there was knows that it is not.
-                    (Some(wait), Some(leading)) => {
-                        let answer = Box::new(answer);
-                        leading.held.insert(wait, Held::Answer { to, answer });
-                        leading.held_answers += 1;
-                    }
-                    _ => out.push(answered(to, answer)),
-                }
+                // Until the only session there was knows that it is not.
+                self.answer_after(wait, to, answer, out);
             }
             Pending::Control { to } => out.push(done_or(to, applied.refused)),
             Pending::RaiseLease { ino, opens, silent } => {
@@ -163,6 +156,24 @@ impl Master {
                     self.voter_assigned(&entry.command, out);
                 }
             }
+        }
+    }
+
+    /// Answers when `wait` is over.
+    fn answer_after(
+        &mut self,
+        wait: Option<WaitId>,
+        to: ReplyTo,
+        answer: Result<MasterResponse, WireError>,
+        out: &mut Vec<MasterAction>,
+    ) {
+        match (wait, self.leading.as_deref_mut()) {
+            (Some(wait), Some(leading)) => {
+                let answer = Box::new(answer);
+                leading.held.insert(wait, Held::Answer { to, answer });
+                leading.held_answers += 1;
+            }
+            _ => out.push(answered(to, answer)),
         }
     }
 

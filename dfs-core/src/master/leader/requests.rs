@@ -84,20 +84,28 @@ impl Master {
             } => {
                 self.on_open(to, client, (ino, write, interest), out);
             }
-            R::Release { client, inos } => {
-                let Some(leading) = self.leading.as_deref_mut() else {
-                    return;
-                };
-                if !leading.coherence.is_bound(client, to.conn) {
-                    return out.push(refusal(to, ErrorCode::NotReady.into()));
-                }
-                inos.into_iter()
-                    .for_each(|ino| leading.opens.release(client, ino));
-                out.push(reply(to, MasterResponse::Done));
-            }
+            R::Release { client, inos } => self.on_release(to, client, inos, out),
             R::Heartbeat(heartbeat) => self.on_heartbeat(to, heartbeat, out),
             body => self.on_control(to, body, out),
         }
+    }
+
+    fn on_release(
+        &mut self,
+        to: ReplyTo,
+        client: ClientId,
+        inos: Vec<Ino>,
+        out: &mut Vec<MasterAction>,
+    ) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if !leading.coherence.is_bound(client, to.conn) {
+            return out.push(refusal(to, ErrorCode::NotReady.into()));
+        }
+        inos.into_iter()
+            .for_each(|ino| leading.opens.release(client, ino));
+        out.push(reply(to, MasterResponse::Done));
     }
 
     /// Requests of tools and stores that only look, and the few that steer.
