@@ -56,6 +56,18 @@ impl Client {
         }
     }
 
+    /// Sends a request to the leader once. All requests of a session go through here, to be counted.
+    pub(super) async fn send(
+        &self,
+        conn: &Conn,
+        request: MasterRequest,
+        deadline: Instant,
+    ) -> Result<Response, WireError> {
+        self.trips.to_master(&request);
+        let answer = conn.call(Request::Master(request), Vec::new(), deadline);
+        answer.await.map(|(answer, _)| answer)
+    }
+
     /// Asks until there is an answer that another attempt would not change.
     pub(super) async fn persist(
         &self,
@@ -93,9 +105,8 @@ impl Client {
                 MasterRequest::Mutate { op, .. } | MasterRequest::Lock { op, .. } => op.client,
                 _ => session,
             };
-            let request = Request::Master(request);
-            let error = match conn.call(request, Vec::new(), until).await {
-                Ok((Response::Master(answer), _)) => return Ok(answer),
+            let error = match self.send(&conn, request, until).await {
+                Ok(Response::Master(answer)) => return Ok(answer),
                 Ok(_) => WireError::new(ErrorCode::BadRequest, "not an answer of a master"),
                 Err(e) => e,
             };

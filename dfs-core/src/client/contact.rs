@@ -334,8 +334,7 @@ impl Client {
     ) -> Result<Answered, WireError> {
         let sent = boottime();
         let deadline = deadline_in(self.config.attempt_timeout);
-        let answer = conn.call(Request::Master(request), Vec::new(), deadline);
-        let (body, _) = answer.await?;
+        let body = self.send(conn, request, deadline).await?;
         let Response::Master(MasterResponse::Session {
             term,
             caches_valid,

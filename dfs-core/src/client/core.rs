@@ -8,6 +8,7 @@ use super::hooks::{Ack, AttrOverlay, CacheListener, Hooks, RecallHandler};
 use super::lending::Lending;
 use super::map::MapCell;
 use super::session::{CacheToken, OpTicket, Session, Until};
+use super::trips::{TripCounts, Trips};
 use crate::membership::bandwidth::Bandwidth;
 use crate::net::clock::{boottime, unix_ms};
 use crate::net::conn::deadline_in;
@@ -43,6 +44,7 @@ pub struct Client {
     pub(super) map: MapCell,
     /// Locks that are waited for at a time.
     pub(super) lock_turns: Semaphore,
+    pub(super) trips: TripCounts,
     known: Mutex<Known>,
     caches_until: Until,
     lending: Lending,
@@ -83,6 +85,7 @@ impl Client {
             cache: MetaCache::new(config.meta_cache_max_entries),
             map: MapCell::default(),
             lock_turns: Semaphore::new(super::locks::WAITING_MAX),
+            trips: TripCounts::default(),
             known: Mutex::default(),
             caches_until: Until::default(),
             lending: Lending::default(),
@@ -108,9 +111,9 @@ impl Client {
         let was_stopped = self.stop.send_replace(true);
         if let (false, true, Some(conn)) = (was_stopped, self.config.session, conn) {
             let client = self.session.client();
-            let close = crate::wire::Request::Master(MasterRequest::CloseSession { client });
+            let close = MasterRequest::CloseSession { client };
             let deadline = deadline_in(self.config.attempt_timeout);
-            if let Err(error) = conn.call(close, Vec::new(), deadline).await {
+            if let Err(error) = self.send(&conn, close, deadline).await {
                 // It will expire by itself.
                 tracing::debug!(%error, "session was not closed");
             }
@@ -139,6 +142,12 @@ impl Client {
     #[must_use]
     pub fn bandwidth(&self) -> &Arc<Bandwidth> {
         &self.bandwidth
+    }
+
+    /// Requests sent to the master and to stores.
+    #[must_use]
+    pub fn trips(&self) -> Trips {
+        self.trips.now()
     }
 
     /// The current session's uuid.

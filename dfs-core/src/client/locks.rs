@@ -15,7 +15,7 @@ use crate::types::{Attr, ClientId, HeldLock, Ino, LockRequest, LockSpace, LogInd
 use crate::wire::master::Layout;
 use crate::wire::{
     ErrorClass, ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer,
-    Request, Response, WireError,
+    Response, WireError,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -133,12 +133,11 @@ impl Client {
             };
             let answer = {
                 let _turn = self.lock_turns.acquire().await.expect("never closed");
-                let request = Request::Master(question(op.client));
                 let deadline = until.min(Instant::now() + ASK_EVERY);
-                conn.call(request, Vec::new(), deadline).await
+                self.send(&conn, question(op.client), deadline).await
             };
             let error = match answer {
-                Ok((Response::Master(answer), _)) => return granted(answer).map(Some),
+                Ok(Response::Master(answer)) => return granted(answer).map(Some),
                 Ok(_) => return Err(ClientError::Mismatch { asked: "lock" }),
                 Err(error) => error,
             };

@@ -143,6 +143,7 @@ impl Client {
                 format!("the address of store {store} is not known"),
             ));
         };
+        self.trips.to_store(&request);
         let request = Request::Replica(request);
         match self.pool.call(addr, request, payload, deadline).await? {
             (Response::Replica(answer), payload) => Ok((answer, payload)),

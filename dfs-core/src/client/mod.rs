@@ -52,6 +52,8 @@ mod session;
 pub(crate) mod testing;
 #[cfg(all(test, feature = "net"))]
 mod tests;
+#[cfg(feature = "net")]
+mod trips;
 
 #[cfg(feature = "net")]
 pub use self::{
@@ -67,4 +69,5 @@ pub use self::{
     locks::LockGrant,
     names::{Made, new_node, split_path},
     session::{CacheToken, OpTicket},
+    trips::Trips,
 };

@@ -177,6 +177,21 @@ impl Vfs {
             ),
         );
         line("open", format!("{} files", files.files));
+        let trips = self.client.trips();
+        line(
+            "to master",
+            format!(
+                "{} changes, {} questions, {} opens, {} background",
+                trips.changes, trips.questions, trips.opens, trips.background
+            ),
+        );
+        line(
+            "to stores",
+            format!(
+                "{} prepares, {} reads, {} stamps, {} others",
+                trips.prepares, trips.reads, trips.stamps, trips.others
+            ),
+        );
         for f in failures::newest() {
             let ago = f.at.elapsed().as_secs();
             line(

@@ -36,5 +36,6 @@ mod sharing;
 mod space;
 mod tables;
 mod tree;
+mod trips;
 mod versions;
 mod workloads;
