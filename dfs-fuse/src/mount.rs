@@ -75,6 +75,8 @@ pub fn mount(
         let session = Session::from_fd(adapter, device, SessionACL::All, fuse)
             .context("the kernel refused the FUSE session")?;
         let notifier = session.notifier();
+        let told = notifier.clone();
+        vfs.on_change(move |ino| crate::adapter::forget_attr(&told, ino));
         let session = std::thread::Builder::new()
             .name("dfs-session".into())
             .spawn(move || session.run())?;
@@ -112,7 +114,7 @@ fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<PathBuf> {
     let is_dead = |e: &std::io::Error| e.raw_os_error() == Some(libc::ENOTCONN);
     // What killed mounts left behind, one above the other; nobody can be using it.
     let mut left = 8;
-    while left > 0 && std::fs::metadata(mountpoint).is_err_and(|e| is_dead(&e)) {
+    while left > 0 && asked(mountpoint).is_err_and(|e| is_dead(&e)) {
         rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
             .with_context(|| format!("removing the dead mount on {shown}"))?;
         left -= 1;
@@ -128,6 +130,18 @@ fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<PathBuf> {
         bail!("mountpoint {shown} is not a directory; name an existing directory");
     }
     Ok(real)
+}
+
+/// Asks whoever serves the mountpoint; the kernel may still know attributes of a mount that died.
+fn asked(mountpoint: &Path) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    statx(
+        CWD,
+        mountpoint,
+        AtFlags::STATX_FORCE_SYNC,
+        StatxFlags::BASIC_STATS,
+    )?;
+    Ok(())
 }
 
 fn open_device() -> anyhow::Result<OwnedFd> {
@@ -198,13 +212,19 @@ impl Mounted {
         self.vfs.end_waits();
         runtime.block_on(self.vfs.flush_all());
         if !self.session.is_finished() {
-            unmount(&self.mountpoint, || self.session.is_finished());
+            let forced = unmount(&self.mountpoint, || self.session.is_finished());
+            if forced {
+                // Programs that are still inside see what was lent.
+                runtime.block_on(self.client.end_lending());
+            }
         }
         self.pages.stop();
         let ended = self.session.join();
         for thread in self.notify {
             let _ = thread.join();
         }
+        // What was written between the first time and the unmount.
+        runtime.block_on(self.vfs.flush_all());
         runtime.block_on(self.client.shutdown());
         match ended {
             Ok(Ok(())) => Ok(()),
@@ -214,20 +234,22 @@ impl Mounted {
     }
 }
 
-/// Unmounts: politely for a grace, then by force (open files get ENOTCONN).
-fn unmount(mountpoint: &Path, ended: impl Fn() -> bool) {
+/// Unmounts: politely for a grace, then by force (open files get ENOTCONN). True if it took force.
+fn unmount(mountpoint: &Path, ended: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + UNMOUNT_GRACE;
     while Instant::now() < deadline && !ended() {
         if rustix::mount::unmount(mountpoint, UnmountFlags::empty()).is_ok() {
-            return;
+            return false;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    if !ended() {
-        tracing::warn!("{} is busy: unmounting by force", mountpoint.display());
-        let force = UnmountFlags::FORCE | UnmountFlags::DETACH;
-        if let Err(e) = rustix::mount::unmount(mountpoint, force) {
-            tracing::error!("umount {}: {e}", mountpoint.display());
-        }
+    if ended() {
+        return false;
     }
+    tracing::warn!("{} is busy: unmounting by force", mountpoint.display());
+    let force = UnmountFlags::FORCE | UnmountFlags::DETACH;
+    if let Err(e) = rustix::mount::unmount(mountpoint, force) {
+        tracing::error!("umount {}: {e}", mountpoint.display());
+    }
+    true
 }

@@ -267,6 +267,12 @@ impl Client {
         self.lending.lend(boottime(), self.cache_window())
     }
 
+    /// Nothing is lent any more; returns when the last loan has run out.
+    pub async fn end_lending(&self) {
+        let until = self.lending.end();
+        tokio::time::sleep(until.since(boottime())).await;
+    }
+
     /// The kernel may answer by itself: no other session exists.
     #[must_use]
     pub fn lends(&self) -> bool {

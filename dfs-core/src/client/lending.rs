@@ -50,7 +50,8 @@ impl Lending {
     /// The lifetime of an answer given at `now`, while caches may be used for `window`.
     pub(super) fn lend(&self, now: Time, window: Duration) -> Duration {
         let mut state = self.state();
-        let lifetime = LEND_MAX.min(window);
+        // Whoever asked may count it from a later moment.
+        let lifetime = LEND_MAX.min(window.saturating_sub(SLACK));
         if !state.is_sole || lifetime.is_zero() {
             return Duration::ZERO;
         }
@@ -82,7 +83,8 @@ mod tests {
         assert_eq!(lending.lend(now, second), Duration::ZERO);
         lending.begin(|| true);
         assert_eq!(lending.lend(now, second), LEND_MAX);
-        assert_eq!(lending.lend(now, LEND_MAX / 2), LEND_MAX / 2);
+        assert_eq!(lending.lend(now, SLACK + LEND_MAX / 2), LEND_MAX / 2);
+        assert_eq!(lending.lend(now, SLACK), Duration::ZERO);
         assert_eq!(lending.lend(now, Duration::ZERO), Duration::ZERO);
         assert_eq!(lending.end(), now + LEND_MAX + SLACK);
         assert_eq!(lending.lend(now + second, second), Duration::ZERO);

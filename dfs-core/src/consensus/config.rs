@@ -68,7 +68,7 @@ impl RaftConfig {
             heartbeat_ticks: 2,
             election_ticks: 10,
             election_spread_ticks: 10,
-            promise: Duration::from_millis(500),
+            promise: Duration::from_millis(400),
             append_bytes_max: 1 << 20,
             entry_bytes_max: 2 << 20,
             inflight_max: 256,

@@ -95,6 +95,13 @@ pub fn invalidate(notifier: &Notifier, ino: Ino) {
     }
 }
 
+/// Tells the kernel that it does not know an inode's attributes any more. Waits for no page and no directory.
+pub fn forget_attr(notifier: &Notifier, ino: Ino) {
+    if let Err(e) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+        tracing::debug!(target: "fuse", "inval_inode {ino}: {e}");
+    }
+}
+
 fn caller(req: &Request) -> Caller {
     Caller {
         uid: req.uid(),

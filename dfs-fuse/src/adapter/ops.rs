@@ -19,10 +19,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-fn entry(vfs: &Vfs, reply: ReplyEntry, result: Result<Attr, Errno>) {
+fn entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+    match result {
+        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), Generation(0)),
+        Err(e) => reply.error(err(e)),
+    }
+}
+
+fn found(vfs: &Vfs, (parent, name): (u64, &[u8]), reply: ReplyEntry, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => {
-            let lent = vfs.lent(&attr);
+            let lent = vfs.lent(parent, name, &attr);
             let shown = file_attr(&attr);
             reply.entry_with_ttls(&lent.attr, &lent.entry, &shown, Generation(0));
         }
@@ -32,7 +39,7 @@ fn entry(vfs: &Vfs, reply: ReplyEntry, result: Result<Attr, Errno>) {
 
 fn attr(vfs: &Vfs, reply: ReplyAttr, result: Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.attr(&vfs.lent(&attr).attr, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&vfs.lent_attr(&attr), &file_attr(&attr)),
         Err(e) => reply.error(err(e)),
     }
 }
@@ -81,15 +88,15 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if let Some(found) = self.vfs.lookup_cached(parent.0, name.as_bytes()) {
-            return entry(&self.vfs, reply, found);
+        if let Some(known) = self.vfs.lookup_cached(parent.0, name.as_bytes()) {
+            return found(&self.vfs, (parent.0, name.as_bytes()), reply, known);
         }
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        let shown = self.vfs.clone();
+        let (shown, sought) = (vfs.clone(), name.clone());
         self.run(
             "lookup",
             async move { vfs.lookup(parent.0, &name).await },
-            move |r| entry(&shown, reply, r),
+            move |r| found(&shown, (parent.0, &sought), reply, r),
         );
     }
 
@@ -172,14 +179,13 @@ impl Filesystem for Adapter {
         };
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
         let rdev = u64::from(rdev);
-        let shown = self.vfs.clone();
         self.run(
             "mknod",
             async move {
                 vfs.make(parent.0, &name, kind, mode, rdev, Vec::new(), who)
                     .await
             },
-            move |r| entry(&shown, reply, r),
+            move |r| entry(reply, r),
         );
     }
 
@@ -194,14 +200,13 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, name, who) = (self.vfs.clone(), name.as_bytes().to_vec(), caller(req));
         let kind = FileKind::Dir;
-        let shown = self.vfs.clone();
         self.run(
             "mkdir",
             async move {
                 vfs.make(parent.0, &name, kind, mode, 0, Vec::new(), who)
                     .await
             },
-            move |r| entry(&shown, reply, r),
+            move |r| entry(reply, r),
         );
     }
 
@@ -234,11 +239,10 @@ impl Filesystem for Adapter {
         let (vfs, name, who) = (self.vfs.clone(), link_name.as_bytes().to_vec(), caller(req));
         let target = target.as_os_str().as_bytes().to_vec();
         let kind = FileKind::Symlink;
-        let shown = self.vfs.clone();
         self.run(
             "symlink",
             async move { vfs.make(parent.0, &name, kind, 0o777, 0, target, who).await },
-            move |r| entry(&shown, reply, r),
+            move |r| entry(reply, r),
         );
     }
 
@@ -270,11 +274,10 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (vfs, name) = (self.vfs.clone(), newname.as_bytes().to_vec());
-        let shown = self.vfs.clone();
         self.run(
             "link",
             async move { vfs.link(ino.0, newparent.0, &name).await },
-            move |r| entry(&shown, reply, r),
+            move |r| entry(reply, r),
         );
     }
 

@@ -190,6 +190,7 @@ impl Vfs {
             .await?;
         let attr = made.attr;
         if made.created {
+            self.changed(&[dir]);
             let truncate = false;
             let mode = OpenMode { truncate, ..mode };
             let opened = match made.opened {

@@ -206,7 +206,8 @@ impl Vfs {
     async fn truncate_inode(&self, ino: Ino, size: u64, kill_suid: bool) -> VfsResult<()> {
         let file = self.files.open(ino, OpenMode::WRITE).await?;
         let done = match file.truncate(size, kill_suid).await {
-            Ok(()) => file.flush().await,
+            // The call is no close: it does not return before.
+            Ok(()) => file.fsync().await,
             failed => failed,
         };
         file.release();

@@ -35,7 +35,7 @@ use handles::Handles;
 use late::LateReads;
 use pages::Pages;
 use status::StatusNode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use versions::{VersionNode, VersionNodes};
 use waiting::Waits;
@@ -106,6 +106,8 @@ pub struct Vfs {
     pub(crate) removed: removed::Removed,
     /// Reads move access times (`relatime`).
     pub(crate) moves_atime: bool,
+    /// Makes the kernel forget attributes.
+    told: OnceLock<Box<dyn Fn(Ino) + Send + Sync>>,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
 }
 
@@ -115,7 +117,11 @@ impl Vfs {
     pub fn new(client: Arc<Client>, files: Arc<FileLayer>, pages: Arc<Pages>) -> Self {
         // Bytes that could not be stored are not left in the kernel's pages, as if they had been.
         let holds = Arc::clone(&pages);
-        files.on_lost(move |ino| holds.drop_pages(ino));
+        files.on_lost(move |ino| {
+            holds.drop_pages(ino);
+            let what = format!("what was written to inode {ino} could not be stored");
+            failures::note(libc::EIO, what);
+        });
         Self {
             client,
             files,
@@ -127,6 +133,7 @@ impl Vfs {
             waits: Waits::default(),
             removed: removed::Removed::default(),
             moves_atime: true,
+            told: OnceLock::new(),
             statfs: Mutex::new(None),
         }
     }

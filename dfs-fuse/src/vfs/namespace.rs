@@ -1,7 +1,7 @@
 //! Changes of names.
 use super::versions::{self, VERSIONS};
 use super::{Caller, Errno, Vfs, VfsResult, name, new_name};
-use dfs_core::types::{Attr, FileKind};
+use dfs_core::types::{Attr, FileKind, Ino};
 use dfs_core::wire::mutation::{NewNode, RenameMode};
 
 impl Vfs {
@@ -35,6 +35,7 @@ impl Vfs {
             target,
         };
         let (attr, _) = self.client.create(dir, &name, node, true).await?;
+        self.changed(&[dir]);
         Ok(attr)
     }
 
@@ -50,6 +51,7 @@ impl Vfs {
         let name = name(bytes)?;
         let victim = self.client.cached_lookup(dir, &name).flatten();
         self.client.unlink(dir, &name, false).await?;
+        self.changed(&[dir]);
         self.remember_removed(victim);
         Ok(())
     }
@@ -73,6 +75,7 @@ impl Vfs {
         let name = name(bytes)?;
         let victim = self.client.cached_lookup(dir, &name).flatten();
         self.client.rmdir(dir, &name).await?;
+        self.changed(&[dir]);
         self.remember_removed(victim);
         Ok(())
     }
@@ -109,17 +112,33 @@ impl Vfs {
         }
         // A name never outlives, in a crash of this mount, the content that a program gave it before: with
         // `-o behind` that may still be on its way.
-        for attr in moved.iter().chain(&victim).filter(|_| self.is_behind()) {
-            self.files.drain_ino(attr.ino).await;
+        if self.is_behind() {
+            if let Some(attr) = &victim {
+                self.files.drain_ino(attr.ino).await;
+            }
+            if let Some(attr) = &moved {
+                self.stored(attr.ino).await?;
+            }
         }
         self.client
             .rename(from, &from_name, to, &to_name, mode)
             .await?;
+        let ends = moved.iter().chain(&victim).map(|attr| attr.ino);
+        self.changed(&[from, to].into_iter().chain(ends).collect::<Vec<_>>());
         let is_same = moved.is_some_and(|m| victim.as_ref().is_some_and(|v| v.ino == m.ino));
         if mode == RenameMode::Replace && !is_same {
             self.remember_removed(victim);
         }
         Ok(())
+    }
+
+    /// What was closed behind is stored.
+    ///
+    /// # Errors
+    /// It could not be, and nobody has heard of that yet: no name is given to what is not there.
+    async fn stored(&self, ino: Ino) -> VfsResult<()> {
+        self.files.drain_ino(ino).await;
+        Ok(self.files.take_unheard(ino)?)
     }
 
     /// link(2).
@@ -132,9 +151,10 @@ impl Vfs {
         }
         let (ino, dir) = (self.writable(node)?, self.writable(parent)?);
         if self.is_behind() {
-            self.files.drain_ino(ino).await;
+            self.stored(ino).await?;
         }
         let attr = self.client.link(ino, dir, &new_name(dir, bytes)?).await?;
+        self.changed(&[dir, ino]);
         self.shown(attr).await
     }
 }

@@ -23,17 +23,49 @@ pub struct Lent {
 }
 
 impl Vfs {
-    /// What is lent to the kernel with these attributes, which are sent next. Those of a file that is
-    /// written here change without it.
+    /// How long the kernel may keep these attributes, which are sent next: not those of a file that is
+    /// written here, and none that something has changed since they were read.
     #[must_use]
-    pub fn lent(&self, attr: &Attr) -> Lent {
-        if !matches!(self.node(attr.ino.0), Ok(Node::Real(_))) {
+    pub fn lent_attr(&self, attr: &Attr) -> Duration {
+        let is_plain = attr.kind != FileKind::File
+            || (attr.mode & 0o6000 == 0 && self.files.is_quiet(attr.ino));
+        if !is_plain || !matches!(self.node(attr.ino.0), Ok(Node::Real(_))) {
+            return Duration::ZERO;
+        }
+        let lent = self.client.lend();
+        // Looked at only now: what changes from here on is told to the kernel after this, or waits.
+        let is_current = lent.is_zero() || self.client.cached_attr(attr.ino).as_ref() == Some(attr);
+        if is_current { lent } else { Duration::ZERO }
+    }
+
+    /// The same for a name that was found.
+    #[must_use]
+    pub fn lent(&self, parent: u64, name: &[u8], attr: &Attr) -> Lent {
+        let entry = self.client.lend();
+        let Some(Ok(found)) = self
+            .lookup_cached(parent, name)
+            .filter(|_| !entry.is_zero())
+        else {
+            return Lent::default();
+        };
+        if found.ino != attr.ino {
             return Lent::default();
         }
-        let entry = self.client.lend();
-        let is_quiet = attr.kind != FileKind::File || self.files.is_quiet(attr.ino);
-        let attr = if is_quiet { entry } else { Duration::ZERO };
+        let attr = self.lent_attr(attr);
         Lent { attr, entry }
+    }
+
+    /// This mount has changed these inodes. The kernel knows what a call changes, but an answer that was on
+    /// its way may reach it later: it must not be kept.
+    pub(crate) fn changed(&self, inos: &[Ino]) {
+        if let Some(told) = self.told.get().filter(|_| self.client.lends()) {
+            inos.iter().for_each(|ino| told(*ino));
+        }
+    }
+
+    /// `told` makes the kernel forget attributes. Only the first call counts.
+    pub fn on_change(&self, told: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.told.set(Box::new(told));
     }
 
     /// The kernel's pages have followed this mount's own puts.

@@ -77,6 +77,7 @@ impl Vfs {
             _ => return Err(Errno(libc::EINVAL)),
         };
         self.client.setxattr(ino, key, &value, mode).await?;
+        self.changed(&[ino]);
         Ok(())
     }
 
@@ -88,6 +89,7 @@ impl Vfs {
         let ino = self.writable(node)?;
         known(key)?;
         self.client.removexattr(ino, key).await?;
+        self.changed(&[ino]);
         Ok(())
     }
 }

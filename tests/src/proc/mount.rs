@@ -46,7 +46,7 @@ impl Mount {
         let mut this = Self { path, child };
         watchdog::add_mount(this.child.id(), &this.path);
         let usable = wait_for("mount usable", Duration::from_secs(20), || {
-            let is_usable = is_mounted(&this.path) && std::fs::metadata(&this.path).is_ok();
+            let is_usable = is_mounted(&this.path) && is_served(&this.path);
             is_usable || this.child.try_wait().is_ok_and(|s| s.is_some())
         });
         if usable.is_err() || !is_mounted(&this.path) {
@@ -111,6 +111,18 @@ impl Mount {
             status => bail!("dfs-mount ended with {status:?}"),
         }
     }
+}
+
+/// True iff whoever serves `path` answers: of a mount that died the kernel may still know attributes.
+fn is_served(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    statx(
+        CWD,
+        path,
+        AtFlags::STATX_FORCE_SYNC,
+        StatxFlags::BASIC_STATS,
+    )
+    .is_ok()
 }
 
 /// True iff something is mounted on `path`.

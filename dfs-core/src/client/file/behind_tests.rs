@@ -83,6 +83,45 @@ async fn a_put_that_fails_behind_a_close_is_told_to_the_next_fsync() {
     file.flush().await.unwrap();
     file.fsync().await.unwrap_err();
     file.flush().await.unwrap_err();
+    cluster.master().refuse = None;
+    assert_eq!(a.take_unheard(ino), Ok(()), "it has been heard of");
+}
+
+#[tokio::test(start_paused = true)]
+async fn regression_a_put_that_fails_after_the_last_close_is_told_to_whoever_comes_next() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, behind());
+    let (ino, other) = (cluster.create(5), cluster.create(6));
+    for ino in [ino, other] {
+        cluster.master().refuse = Some(ErrorCode::NoSpace);
+        let file = open(&a, ino, true).await;
+        file.write(0, b"lost", false).await.unwrap();
+        file.flush().await.unwrap();
+        file.release();
+        a.drain_ino(ino).await;
+        cluster.master().refuse = None;
+    }
+    a.take_unheard(ino).unwrap_err();
+    assert_eq!(a.take_unheard(ino), Ok(()));
+    let file = open(&a, other, false).await;
+    file.fsync().await.unwrap_err();
+}
+
+/// Puts of one file are committed one after the other: whoever opens it waits for them all.
+#[tokio::test(start_paused = true)]
+async fn regression_closes_of_one_file_do_not_pile_up() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, behind());
+    let ino = cluster.create(5);
+    for i in 0..200u64 {
+        let file = open(&a, ino, true).await;
+        file.write(i, b"x", false).await.unwrap();
+        file.flush().await.unwrap();
+        file.release();
+        let stored = cluster.master().commits;
+        let most = FileConfig::default().behind_file_max as u64;
+        assert!(i + 1 - stored <= most, "{} wait", i + 1 - stored);
+    }
 }
 
 /// The first commit under a token seals what was committed under the one before.

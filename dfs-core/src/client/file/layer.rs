@@ -10,7 +10,7 @@ use super::inode::{Inode, State};
 use crate::types::{Attr, Ino, LogIndex, PgMap, Revision, VersionNo, without_suid};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,6 +23,9 @@ pub(super) struct Table {
     /// Being released at the master: not to be opened before that is done.
     pub releasing: BTreeSet<Ino>,
 }
+
+/// Failures kept for whoever asks next.
+const UNHEARD_MAX: usize = 1024;
 
 /// Open files, their buffers and caches. See the [module docs](super).
 pub struct FileLayer {
@@ -42,6 +45,8 @@ pub struct FileLayer {
     table: Mutex<Table>,
     pub(super) table_changed: Notify,
     next_token: AtomicU64,
+    /// Puts that failed behind a close, until somebody hears of it; the oldest are forgotten.
+    unheard: Mutex<VecDeque<(Ino, FileError)>>,
     /// Told of inodes whose buffered bytes were lost.
     on_lost: OnceLock<Box<dyn Fn(Ino) + Send + Sync>>,
     /// The writeback task has something to do.
@@ -109,6 +114,7 @@ impl FileLayer {
             table: Mutex::default(),
             table_changed: Notify::new(),
             next_token: AtomicU64::new(1),
+            unheard: Mutex::default(),
             on_lost: OnceLock::new(),
             kick: Arc::default(),
             stats: Stats::default(),
@@ -123,6 +129,32 @@ impl FileLayer {
     /// counts.
     pub fn on_lost(&self, told: impl Fn(Ino) + Send + Sync + 'static) {
         let _ = self.on_lost.set(Box::new(told));
+    }
+
+    fn unheard(&self) -> MutexGuard<'_, VecDeque<(Ino, FileError)>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A put failed whose close may have returned.
+    pub(super) fn failed_behind(&self, ino: Ino, error: &FileError) {
+        let mut unheard = self.unheard();
+        if unheard.iter().all(|(of, _)| *of != ino) {
+            unheard.truncate(UNHEARD_MAX - 1);
+            unheard.push_front((ino, error.clone()));
+        }
+    }
+
+    /// What nobody has heard of yet: a put of this file failed behind a close.
+    ///
+    /// # Errors
+    /// That failure, once.
+    pub fn take_unheard(&self, ino: Ino) -> FileResult<()> {
+        let mut unheard = self.unheard();
+        let found = unheard.iter().position(|(of, _)| *of == ino);
+        match found.and_then(|at| unheard.remove(at)) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Not under an inode's lock.

@@ -58,6 +58,11 @@ pub(super) struct LockUses {
 }
 
 impl LockUses {
+    /// Some owner has something locked.
+    pub fn are_held(&self) -> bool {
+        !self.owners.is_empty()
+    }
+
     /// The master is being told of locks that closed handles had.
     pub fn are_leaving(&self) -> bool {
         self.leaving > 0

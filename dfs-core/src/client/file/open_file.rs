@@ -354,6 +354,7 @@ impl OpenFile {
     /// is lost for good.
     pub(super) fn check_failed(&self) -> FileResult<()> {
         self.check_locks(self.layer.backend.client())?;
+        let unheard = self.layer.take_unheard(self.inode.ino).err();
         let state = self.inode.state();
         let mut handle = self.handle();
         if state.errors > handle.errors_seen {
@@ -361,6 +362,9 @@ impl OpenFile {
             if handle.failed.is_none() {
                 handle.failed.clone_from(&state.last_error);
             }
+        }
+        if handle.failed.is_none() {
+            handle.failed = unheard;
         }
         handle.failed.clone().map_or(Ok(()), Err)
     }
@@ -378,11 +382,14 @@ impl OpenFile {
             state.closed += u32::from(!self.closed.swap(true, Ordering::AcqRel));
         }
         let config = &self.layer.config;
-        if !config.behind {
+        // A lock goes with the close, and not before what was written under it is committed.
+        if !config.behind || self.inode.state().locks.are_held() {
             return self.fsync().await;
         }
         if !self.is_clean() {
             self.layer.cut_all(&self.inode);
+            let few = |state: &State| state.flights.len() < config.behind_file_max;
+            self.inode.wait_until(few).await;
             self.layer
                 .budget
                 .wait_for_puts(config.behind_puts_max)

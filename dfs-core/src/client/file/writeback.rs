@@ -13,6 +13,7 @@ use super::put_task::{PutTask, Renew, Turn, blocks_of, whole};
 use crate::client::put::{PutChange, PutDone, PutError, PutObject, PutSpec};
 use crate::types::layout::CHUNK_SIZE;
 use crate::types::{BlockSums, ChunkNo, Extent, ObjectId, OpId, PgMap, SetTime};
+use crate::wire::WriteToken;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,8 @@ use std::time::Duration;
 const SWEEP: Duration = Duration::from_millis(100);
 /// Least time between two looks: each goes through all files of the last moments.
 const KICK_SPACING: Duration = Duration::from_millis(10);
+/// Periods of one file that wait to be sealed, about.
+const SEALS_MAX: usize = 64;
 /// Least time between two rounds of SEALs.
 const SEAL_SPACING: Duration = Duration::from_millis(100);
 
@@ -213,6 +216,12 @@ impl FileLayer {
         match &result {
             Ok(done) => {
                 self.stats.puts.fetch_add(1, Ordering::Relaxed);
+                if state.seals.len() > SEALS_MAX {
+                    // They wait while puts go on. The seal of this period ends those before it.
+                    let is_before = |t: &WriteToken| t.client == cut.token.client && *t < cut.token;
+                    state.used_tokens.retain(|t| !is_before(t));
+                    state.seals.retain(|t| !is_before(t));
+                }
                 state.used_tokens.insert(cut.token);
                 match cut.change {
                     // Nobody has written that into the kernel's pages.
@@ -261,6 +270,9 @@ impl FileLayer {
                 }
                 if cut.latch || gone {
                     state.latch(error.clone());
+                    if self.config.behind {
+                        self.failed_behind(inode.ino, error);
+                    }
                 }
             }
         }

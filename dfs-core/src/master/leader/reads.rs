@@ -90,7 +90,9 @@ impl Master {
                 body,
             } => {
                 let (answer, mut on) = self.answer_query(client.filter(|_| interest), &body, out);
-                if client.is_none() && on != Depends::Nothing {
+                // One that has ended meanwhile looks from outside, too.
+                let is_outside = client.is_none_or(|client| !self.has_session(client));
+                if is_outside && on != Depends::Nothing {
                     self.look_from_outside(&mut on, out);
                 }
                 return self.answer_settled(to, client, &on, answer, out);

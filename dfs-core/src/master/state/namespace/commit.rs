@@ -210,7 +210,10 @@ pub(super) fn seal(
         return Ok(MutationOk::Done);
     };
     let was = inode.open.clone();
-    versions::seal(&mut inode, |t| *t == token);
+    // Periods of one session follow each other: a later one may have changed nothing, and taken no part.
+    versions::seal(&mut inode, |t| {
+        t.client == token.client && t.seq <= token.seq
+    });
     if inode.open != was {
         tx.put_inode(ino, &inode)?;
     }
