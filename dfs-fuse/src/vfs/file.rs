@@ -261,7 +261,10 @@ impl Vfs {
             unread.store(false, Ordering::Relaxed);
             // The handle has not heard of a chmod.
             let attr = self.client.cached_attr(file.ino()).or_else(|| file.attr());
-            attr.iter().for_each(|attr| self.files.accessed(attr));
+            if attr.is_some_and(|attr| self.files.accessed(&attr)) {
+                // A read from its pages tells the kernel nothing of access times.
+                self.changed(&[file.ino()]);
+            }
         }
     }
 

@@ -154,8 +154,9 @@ impl Vfs {
     pub(crate) fn note_access(&self, ino: Ino) {
         if self.moves_atime
             && let Some(attr) = self.client.cached_attr(ino)
+            && self.files.accessed(&attr)
         {
-            self.files.accessed(&attr);
+            self.changed(&[ino]);
         }
     }
 

@@ -46,14 +46,17 @@ impl AccessTimes {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, attr: &Attr, time: Timestamp) {
+    /// True if it is news.
+    fn note(&self, attr: &Attr, time: Timestamp) -> bool {
         let mut times = self.times();
         let known = times.noted.get(&attr.ino).or(times.told.get(&attr.ino));
         let is_known = known.is_some_and(|known| *known > attr.ctime && *known > attr.mtime);
-        if !is_known && attr.is_accessed_at(time) && times.noted.len() < TIMES_MAX {
+        let is_news = !is_known && attr.is_accessed_at(time) && times.noted.len() < TIMES_MAX;
+        if is_news {
             times.noted.insert(attr.ino, time);
             self.some.store(true, Ordering::Release);
         }
+        is_news
     }
 
     /// Shows what the master does not know yet.
@@ -107,12 +110,10 @@ impl AccessTimes {
 }
 
 impl FileLayer {
-    /// A program reads what has these attributes, now.
-    pub fn accessed(&self, attr: &Attr) {
+    /// A program reads what has these attributes, now. True if that moves its access time, as far as was known.
+    pub fn accessed(&self, attr: &Attr) -> bool {
         let now = self.backend.wall();
-        if attr.is_accessed_at(now) {
-            self.access.note(attr, now);
-        }
+        attr.is_accessed_at(now) && self.access.note(attr, now)
     }
 
     /// A program is about to set this inode's access time: what was read before does not move it any
