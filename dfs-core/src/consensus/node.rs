@@ -14,7 +14,8 @@
 //! 2. entries leave in [`RaftAction::Apply`] once, in order, without gaps, and only when they are
 //!    committed and durable here; none leaves while a snapshot is being installed;
 //! 3. [`RaftAction::ReadReady`] leaves only after a majority confirmed the leader since the read
-//!    came in, and after the leader committed an entry of its own term;
+//!    came in, or while nobody else can be elected (see `lease`), and after the leader committed an
+//!    entry of its own term;
 //! 4. each proposal ends in exactly one of: `ProposalDropped` (never entered the log), its token on
 //!    an applied entry, `ProposalUnknown` (it may or may not be applied, here or elsewhere);
 //! 5. the same events and seed give the same actions.

@@ -149,7 +149,7 @@ impl Coherence {
     }
 
     /// What the answer to a keep-alive that arrived at `arrived` grants, counted from its sending.
-    /// The caller has confirmed its leadership since then.
+    /// The caller knows that it led at a moment since then.
     pub fn grant(&mut self, client: ClientId, arrived: Time, now: Time) -> Duration {
         let valid = self.config.caches_valid;
         let Some(seat) = self.seats.get_mut(&client) else {

@@ -20,7 +20,8 @@
 //! | `status`, `audits` | for people |
 //!
 //! Invariants:
-//! 1. an answer from the state leaves only after a ReadIndex round that began after the question;
+//! 1. an answer from the state leaves only after a ReadIndex round that began after the question, or under a
+//!    lease of the leader that was good after it;
 //! 2. a mutation's answer leaves only when it is applied here and no other session may still use
 //!    what it made stale (see `coherence`), and no other answer tells of it sooner (see `unsettled`);
 //! 3. a store gets a serving lease only while it knows every epoch that was begun, and a group is

@@ -1,4 +1,4 @@
-//! Reads: confirmed by a round of ReadIndex, then answered from the state.
+//! Reads: confirmed by a round of ReadIndex, or at once under the leader's lease, then answered from the state.
 //!
 //! All that came in before a round begins share it. Interest is registered at the same instant as
 //! the state is read, so that no change can slip in between.
