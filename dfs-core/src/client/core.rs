@@ -273,6 +273,12 @@ impl Client {
         tokio::time::sleep(until.since(boottime())).await;
     }
 
+    /// The kernel may still use what it was lent, be it lent more or not.
+    #[must_use]
+    pub fn has_lent(&self) -> bool {
+        self.lending.has_lent(boottime())
+    }
+
     /// The kernel may answer by itself: no other session exists.
     #[must_use]
     pub fn lends(&self) -> bool {

@@ -64,6 +64,11 @@ impl Lending {
         self.state().is_sole
     }
 
+    /// Something lent before may still be in use.
+    pub(super) fn has_lent(&self, now: Time) -> bool {
+        now < self.state().until
+    }
+
     /// Nothing is lent any more; gives the moment at which the last loan has run out.
     pub(super) fn end(&self) -> Time {
         let mut state = self.state();

@@ -58,7 +58,7 @@ impl Vfs {
     /// This mount has changed these inodes. The kernel knows what a call changes, but an answer that was on
     /// its way may reach it later: it must not be kept.
     pub(crate) fn changed(&self, inos: &[Ino]) {
-        if let Some(told) = self.told.get().filter(|_| self.client.lends()) {
+        if let Some(told) = self.told.get().filter(|_| self.client.has_lent()) {
             inos.iter().for_each(|ino| told(*ino));
         }
     }

@@ -103,8 +103,14 @@ async fn regression_a_put_that_fails_after_the_last_close_is_told_to_whoever_com
     }
     a.take_unheard(ino).unwrap_err();
     assert_eq!(a.take_unheard(ino), Ok(()));
-    let file = open(&a, other, false).await;
+    // Not a reader, nor who writes anew: it is not their failure.
+    let reader = open(&a, other, false).await;
+    reader.fsync().await.unwrap();
+    reader.flush().await.unwrap();
+    let file = open(&a, other, true).await;
+    file.write(0, b"more", false).await.unwrap();
     file.fsync().await.unwrap_err();
+    file.fsync().await.unwrap();
 }
 
 /// Puts of one file are committed one after the other: whoever opens it waits for them all.

@@ -332,7 +332,8 @@ impl Inode {
         }
     }
 
-    /// The state; never held across an await, and taken before no other lock but the block cache's.
+    /// The state; never held across an await, and taken before no other lock but the block cache's and that
+    /// of failures nobody has heard of.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

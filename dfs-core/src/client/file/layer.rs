@@ -149,6 +149,9 @@ impl FileLayer {
     /// # Errors
     /// That failure, once.
     pub fn take_unheard(&self, ino: Ino) -> FileResult<()> {
+        if !self.config.behind {
+            return Ok(());
+        }
         let mut unheard = self.unheard();
         let found = unheard.iter().position(|(of, _)| *of == ino);
         match found.and_then(|at| unheard.remove(at)) {

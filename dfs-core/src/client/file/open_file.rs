@@ -354,7 +354,6 @@ impl OpenFile {
     /// is lost for good.
     pub(super) fn check_failed(&self) -> FileResult<()> {
         self.check_locks(self.layer.backend.client())?;
-        let unheard = self.layer.take_unheard(self.inode.ino).err();
         let state = self.inode.state();
         let mut handle = self.handle();
         if state.errors > handle.errors_seen {
@@ -362,9 +361,6 @@ impl OpenFile {
             if handle.failed.is_none() {
                 handle.failed.clone_from(&state.last_error);
             }
-        }
-        if handle.failed.is_none() {
-            handle.failed = unheard;
         }
         handle.failed.clone().map_or(Ok(()), Err)
     }
@@ -408,12 +404,17 @@ impl OpenFile {
     ///
     /// # Errors
     /// A background write failed since the handle was opened: the first such error, from then on at
-    /// every call.
+    /// every call. Or one failed behind a close, and nobody has heard of it: that error, once.
     pub async fn fsync(&self) -> FileResult<()> {
         if !self.is_clean() {
             self.layer.drain(&self.inode).await;
         }
-        self.check_failed()
+        // Who hears of it as its own failure has heard of it.
+        let unheard = match self.mode.write {
+            true => self.layer.take_unheard(self.inode.ino),
+            false => Ok(()),
+        };
+        self.check_failed().and(unheard)
     }
 
     /// Closes the handle; seals and releases follow in the background. Also done on drop.

@@ -216,6 +216,10 @@ impl FileLayer {
         match &result {
             Ok(done) => {
                 self.stats.puts.fetch_add(1, Ordering::Relaxed);
+                if cut.flight.sizes {
+                    // Whatever was lost, this is the content now.
+                    let _ = self.take_unheard(inode.ino);
+                }
                 if state.seals.len() > SEALS_MAX {
                     // They wait while puts go on. The seal of this period ends those before it.
                     let is_before = |t: &WriteToken| t.client == cut.token.client && *t < cut.token;
@@ -270,7 +274,7 @@ impl FileLayer {
                 }
                 if cut.latch || gone {
                     state.latch(error.clone());
-                    if self.config.behind {
+                    if cut.latch && self.config.behind {
                         self.failed_behind(inode.ino, error);
                     }
                 }
