@@ -228,10 +228,17 @@ impl Mounted {
         runtime.block_on(self.client.shutdown());
         match ended {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) if is_unmount(&e) => Ok(()),
             Ok(Err(e)) => Err(e).context("the FUSE session"),
             Err(_) => bail!("a session thread panicked"),
         }
     }
+}
+
+/// The end that a session thread hears of when it takes a request (a RELEASE, mostly) at the moment of the
+/// unmount: the kernel has dropped the request. A thread that has none hears ENODEV, which fuser knows.
+fn is_unmount(e: &std::io::Error) -> bool {
+    e.raw_os_error() == Some(libc::ECONNABORTED)
 }
 
 /// Unmounts: politely for a grace, then by force (open files get ENOTCONN). True if it took force.
@@ -252,4 +259,16 @@ fn unmount(mountpoint: &Path, ended: impl Fn() -> bool) -> bool {
         tracing::error!("umount {}: {e}", mountpoint.display());
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_a_request_taken_while_the_mount_goes_is_no_error_of_the_session() {
+        let error = std::io::Error::from_raw_os_error;
+        assert!(is_unmount(&error(libc::ECONNABORTED)));
+        assert!(!is_unmount(&error(libc::EIO)));
+    }
 }

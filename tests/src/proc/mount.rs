@@ -10,6 +10,7 @@ use std::time::Duration;
 pub struct Mount {
     path: PathBuf,
     child: Child,
+    log: PathBuf,
 }
 
 impl Mount {
@@ -31,7 +32,8 @@ impl Mount {
         if !is_mounted(&path) {
             std::fs::create_dir_all(&path)?;
         }
-        let log = std::fs::File::create(cluster.scratch().join(format!("{name}.log")))?;
+        let log_path = cluster.scratch().join(format!("{name}.log"));
+        let log = std::fs::File::create(&log_path)?;
         let mut command = cluster.command("dfs-mount");
         command.arg("-f").arg(&path);
         if !options.is_empty() {
@@ -43,15 +45,18 @@ impl Mount {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut this = Self { path, child };
+        let mut this = Self {
+            path,
+            child,
+            log: log_path,
+        };
         watchdog::add_mount(this.child.id(), &this.path);
         let usable = wait_for("mount usable", Duration::from_secs(20), || {
             let is_usable = is_mounted(&this.path) && is_served(&this.path);
             is_usable || this.child.try_wait().is_ok_and(|s| s.is_some())
         });
         if usable.is_err() || !is_mounted(&this.path) {
-            let said = std::fs::read_to_string(cluster.scratch().join(format!("{name}.log")));
-            bail!("dfs-mount did not mount: {}", said.unwrap_or_default());
+            bail!("dfs-mount did not mount: {}", this.said());
         }
         std::fs::metadata(&this.path).context("the fresh mount's root")?;
         Ok(this)
@@ -108,8 +113,13 @@ impl Mount {
         })?;
         match status {
             Some(status) if status.success() => Ok(()),
-            status => bail!("dfs-mount ended with {status:?}"),
+            status => bail!("dfs-mount ended with {status:?}: {}", self.said()),
         }
+    }
+
+    /// What the process has written so far.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
