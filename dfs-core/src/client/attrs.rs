@@ -2,7 +2,7 @@
 use super::cache::{Change, Key, Learned, Token, XattrList};
 use super::core::Client;
 use super::error::{ClientError, Result};
-use crate::types::{Attr, Ino, SetTime, Timestamp};
+use crate::types::{Attr, FileKind, Ino, SetTime, Timestamp, without_suid};
 use crate::wire::mutation::XattrMode;
 use crate::wire::{Mutation, MutationOk, Query, QueryAnswer};
 use std::sync::Arc;
@@ -20,6 +20,58 @@ pub struct SetAttrArgs {
     pub atime: Option<SetTime>,
     /// Content time.
     pub mtime: Option<SetTime>,
+}
+
+impl SetAttrArgs {
+    /// What they make of attributes at `now`: the rules of the master.
+    pub(super) fn apply(&self, attr: &mut Attr, now: Timestamp) {
+        let time = |time| match time {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        if (self.uid.is_some() || self.gid.is_some()) && attr.kind != FileKind::Dir {
+            attr.mode = without_suid(attr.mode);
+        }
+        attr.mode = self.mode.map_or(attr.mode, |mode| mode & 0o7777);
+        attr.uid = self.uid.unwrap_or(attr.uid);
+        attr.gid = self.gid.unwrap_or(attr.gid);
+        attr.atime = self.atime.map_or(attr.atime, time);
+        attr.mtime = self.mtime.map_or(attr.mtime, time);
+        attr.ctime = attr.ctime.max(now);
+    }
+
+    /// The same with a time for now.
+    pub(super) fn at(self, now: Timestamp) -> Self {
+        let moment = |time| match time {
+            SetTime::Now => SetTime::At(now),
+            at => at,
+        };
+        Self {
+            atime: self.atime.map(moment),
+            mtime: self.mtime.map(moment),
+            ..self
+        }
+    }
+
+    /// The change that they ask for.
+    #[must_use]
+    pub fn body(&self, ino: Ino) -> Mutation {
+        let Self {
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        } = *self;
+        Mutation::SetAttr {
+            ino,
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        }
+    }
 }
 
 impl Client {
@@ -120,22 +172,10 @@ impl Client {
     /// # Errors
     /// `NotFound`, and those of [`mutate`](Self::mutate).
     pub async fn setattr(&self, ino: Ino, args: SetAttrArgs) -> Result<Attr> {
-        let SetAttrArgs {
-            mode,
-            uid,
-            gid,
-            atime,
-            mtime,
-        } = args;
-        let body = Mutation::SetAttr {
-            ino,
-            mode,
-            uid,
-            gid,
-            atime,
-            mtime,
-        };
-        let attr = self.change_node(ino, body).await?;
+        if let Some(attr) = self.setattr_behind(ino, args) {
+            return Ok(attr);
+        }
+        let attr = self.change_node(ino, args.body(ino)).await?;
         attr.ok_or(ClientError::Mismatch { asked: "setattr" })
     }
 
@@ -200,6 +240,7 @@ impl Client {
             MutationOk::Done
             | MutationOk::Removed { .. }
             | MutationOk::Renamed { .. }
+            | MutationOk::Reserved { .. }
             | MutationOk::Locked => Ok(None),
         }
     }

@@ -248,6 +248,15 @@ impl Inner {
         }
     }
 
+    /// A directory of which one of these names is not known any more is not whole.
+    fn check_whole(&mut self, keys: &[Key]) {
+        for (dir, name) in names_of(keys) {
+            if !self.has_name(dir, name) {
+                self.whole.remove(&dir);
+            }
+        }
+    }
+
     fn turn(&mut self, max: usize) {
         if self.hot.len > max / 2 {
             let dropped = std::mem::replace(&mut self.cold, std::mem::take(&mut self.hot));
@@ -256,6 +265,13 @@ impl Inner {
             }
         }
     }
+}
+
+fn names_of(keys: &[Key]) -> impl Iterator<Item = (Ino, &Name)> {
+    keys.iter().filter_map(|key| match key {
+        Key::Name(dir, name) => Some((*dir, name)),
+        _ => None,
+    })
 }
 
 /// See the [module docs](self).
@@ -386,6 +402,36 @@ impl MetaCache {
         }
     }
 
+    /// A change by this client that is queued, and shown at once: gives the token for its answer, which is
+    /// cached only if no later change has the same keys.
+    pub(super) fn foresee(&self, keys: &[Key], learned: Learned<'_>) -> Token {
+        self.note_place(&learned);
+        let mut inner = self.inner();
+        inner.turn(self.max);
+        let token = inner.stamp(keys.iter().cloned());
+        for (dir, name) in names_of(keys) {
+            inner.drop_name(dir, name);
+        }
+        inner.learn(token, learned);
+        inner.check_whole(keys);
+        token
+    }
+
+    /// The attributes behind a name that is there, if both are known.
+    pub(super) fn known(&self, dir: Ino, name: &Name) -> Option<Attr> {
+        self.lookup(dir, name).flatten()
+    }
+
+    /// All names of a directory are known, and there are none.
+    pub(super) fn is_empty_dir(&self, dir: Ino) -> bool {
+        let inner = self.inner();
+        let is_empty = |part: &Part| {
+            let mut names = part.dirs.get(&dir).into_iter().flatten();
+            names.all(|(_, ino)| ino.is_none())
+        };
+        inner.whole.contains(&dir) && is_empty(&inner.hot) && is_empty(&inner.cold)
+    }
+
     fn end(&self, change: &Change<'_>, learned: Learned<'_>) {
         let Change { token, keys, .. } = change;
         self.note_place(&learned);
@@ -408,13 +454,7 @@ impl MetaCache {
             }
         }
         inner.learn(*token, learned);
-        for key in keys {
-            if let Key::Name(dir, name) = key
-                && !inner.has_name(*dir, name)
-            {
-                inner.whole.remove(dir);
-            }
-        }
+        inner.check_whole(keys);
         inner.stamp(keys.iter().cloned());
     }
 

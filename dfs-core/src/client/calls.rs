@@ -5,6 +5,7 @@
 //! * No answer: asked again, a mutation with the same op-id, so that it happens once.
 //! * At the deadline a mutation that may have been sent is [`ClientError::Unknown`]; it is never
 //!   called failed or done. So is one whose session expired before its answer was heard.
+use super::behind::NUMBERS;
 use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::net::Conn;
@@ -102,7 +103,9 @@ impl Client {
             let request = make(session);
             // An op stays with the session that it was begun in.
             let asked_as = match &request {
-                MasterRequest::Mutate { op, .. } | MasterRequest::Lock { op, .. } => op.client,
+                MasterRequest::Mutate { op, .. }
+                | MasterRequest::MutateAfter { op, .. }
+                | MasterRequest::Lock { op, .. } => op.client,
                 _ => session,
             };
             let error = match self.send(&conn, request, until).await {
@@ -159,6 +162,7 @@ impl Client {
     ) -> Result<MasterResponse> {
         self.check_usable(false)?;
         let deadline = Instant::now() + within;
+        self.wait_behind(deadline).await?;
         self.persist(&make, deadline, false)
             .await
             .map_err(|g| not_done(g, within))
@@ -196,6 +200,18 @@ impl Client {
         done.map(|done| done.ok)
     }
 
+    /// Sets inode numbers aside; waits for nothing that is queued.
+    pub(super) async fn reserve_now(&self) -> Result<MutationOk> {
+        let ticket = self.session.begin_op();
+        let (body, within) = (
+            Mutation::Reserve { count: NUMBERS },
+            self.config.deadline_meta,
+        );
+        let deadline = Instant::now() + within;
+        let done = self.change_now(ticket.op(), body, None, deadline).await;
+        done.map(|done| done.ok)
+    }
+
     async fn change_as(
         &self,
         op: OpId,
@@ -203,14 +219,26 @@ impl Client {
         open: Option<bool>,
         within: Duration,
     ) -> Result<Mutated> {
+        let deadline = Instant::now() + within;
+        self.wait_behind(deadline).await?;
+        self.change_now(op, body, open, deadline).await
+    }
+
+    async fn change_now(
+        &self,
+        op: OpId,
+        body: Mutation,
+        open: Option<bool>,
+        deadline: Instant,
+    ) -> Result<Mutated> {
         self.check_usable(true)?;
+        let within = deadline.saturating_duration_since(Instant::now());
         let make = |_| MasterRequest::Mutate {
             op,
             low: self.session.low_for(op),
             body: body.clone(),
             open,
         };
-        let deadline = Instant::now() + within;
         match self.persist(&make, deadline, true).await {
             Ok(MasterResponse::Mutated(done)) => Ok(done),
             Ok(_) => Err(ClientError::Unknown {

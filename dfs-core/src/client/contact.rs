@@ -16,7 +16,7 @@ use super::hooks::Ack;
 use crate::net::clock::boottime;
 use crate::net::conn::deadline_in;
 use crate::net::{Conn, ConnOptions, PushHandler};
-use crate::types::{Term, Time};
+use crate::types::{LogIndex, Term, Time};
 use crate::wire::node::LeaderHint;
 use crate::wire::{
     ErrorCode, MasterRequest, MasterResponse, NodeRequest, NodeResponse, Push, Request, Response,
@@ -57,6 +57,7 @@ struct Answered {
     until: Time,
     /// No other session exists.
     sole: bool,
+    as_of: LogIndex,
 }
 
 /// Pushes of one connection to a leader.
@@ -294,17 +295,23 @@ impl Client {
                 low: input.low,
                 clean_term,
                 opens: std::mem::take(&mut opens),
+                queued: self.behind.outstanding().is_some(),
             };
             let token = self.cache_token();
             match self.session_call(conn, request).await {
-                Ok(Answered { term, until, sole }) => {
+                Ok(Answered {
+                    term,
+                    until,
+                    sole,
+                    as_of,
+                }) => {
                     if term == clean_term {
                         // Not before it has answered: it may not have heard.
                         self.session.set_clean(client, term);
                         // Not if it was lost meanwhile.
                         self.session.if_current(client, || {
                             self.open_window(until);
-                            self.lend_if(sole, token);
+                            self.lend_if(sole, as_of, token);
                         });
                         return Ok(());
                     }
@@ -342,6 +349,7 @@ impl Client {
             map_version,
             stores,
             sole,
+            as_of,
         }) = body
         else {
             return Err(WireError::new(
@@ -352,7 +360,12 @@ impl Client {
         self.note_stores(stores);
         self.note_map_version(map_version);
         let until = sent + caches_valid;
-        Ok(Answered { term, until, sole })
+        Ok(Answered {
+            term,
+            until,
+            sole,
+            as_of,
+        })
     }
 }
 

@@ -1,4 +1,5 @@
 //! The client: one connection of a mount or tool to a cluster.
+use super::behind::Behind;
 use super::cache::MetaCache;
 use super::config::ClientConfig;
 use super::contact::Known;
@@ -48,6 +49,7 @@ pub struct Client {
     known: Mutex<Known>,
     caches_until: Until,
     lending: Lending,
+    pub(super) behind: Behind,
     hooks: RwLock<Hooks>,
     /// Recalls that came so far.
     recalls: AtomicU64,
@@ -89,12 +91,16 @@ impl Client {
             known: Mutex::default(),
             caches_until: Until::default(),
             lending: Lending::default(),
+            behind: Behind::new(),
             hooks: RwLock::default(),
             recalls: AtomicU64::new(0),
             stop: watch::Sender::new(false),
             config,
         });
         tokio::spawn(Self::run_contact(Arc::downgrade(&client)));
+        if client.config.behind {
+            tokio::spawn(Self::run_behind(Arc::downgrade(&client)));
+        }
         if client.config.session {
             let after = client.config.deadline_meta;
             if let Err(last) = client.leader(deadline_in(after)).await {
@@ -107,6 +113,11 @@ impl Client {
 
     /// Ends the session and closes all connections. Flush before: what is buffered above is lost.
     pub async fn shutdown(&self) {
+        // What cannot be done by then is lost: it is told of in the log.
+        let deadline = deadline_in(self.config.deadline_meta);
+        if let Err(error) = self.wait_behind(deadline).await {
+            tracing::error!(changes = self.queued_changes(), %error, "changes are lost");
+        }
         let conn = self.contact.borrow().clone();
         let was_stopped = self.stop.send_replace(true);
         if let (false, true, Some(conn)) = (was_stopped, self.config.session, conn) {
@@ -285,10 +296,16 @@ impl Client {
         self.lending.is_on() && self.may_cache()
     }
 
-    /// The master says whether this session is the only one, in an answer to what was asked at `token`.
-    pub(super) fn lend_if(&self, sole: bool, token: CacheToken) {
+    /// The master says whether this session is the only one, and as of when, in an answer to what was asked
+    /// at `token`.
+    pub(super) fn lend_if(&self, sole: bool, as_of: LogIndex, token: CacheToken) {
         let is_current = || sole && self.is_current(token, Ino::SOLE);
-        self.lending.begin(is_current);
+        self.lending.begin(as_of, is_current);
+    }
+
+    /// When this session was told last that it is the only one.
+    pub(super) fn sole_at(&self) -> LogIndex {
+        self.lending.since()
     }
 
     /// Gives the moment at which the kernel uses nothing more that it was told before.
@@ -318,6 +335,7 @@ impl Client {
             return;
         }
         tracing::warn!(%client, "session expired: buffered writes of open files are lost");
+        self.behind_lost(client);
         self.drop_caches();
         let hooks = self.hooks();
         if let Some(recall) = &hooks.recall {
@@ -332,6 +350,8 @@ impl Client {
         self.cache.invalidate(touched);
         if touched.iter().any(|t| t.ino == Ino::SOLE) {
             ack.not_before(self.lending.end());
+            // Nothing is queued from here on.
+            ack.not_before_over(self.behind.outstanding());
         }
         let hooks = self.hooks();
         if let Some(recall) = &hooks.recall {
@@ -356,6 +376,20 @@ impl Client {
     pub fn has_met(&self, moment: OpenMoment, ino: Ino) -> bool {
         moment.recalls != self.recalls.load(Ordering::Acquire)
             || !self.is_current(moment.token, ino)
+    }
+
+    /// A file made behind is not open at the master.
+    pub(super) fn unopened(&self, ino: Ino) {
+        if let Some(recall) = &self.hooks().recall {
+            recall.unopened(ino);
+        }
+    }
+
+    /// A change that a program was told of as done will not be.
+    pub(super) fn tell_lost(&self, what: &str) {
+        if let Some(listener) = &self.hooks().listener {
+            listener.change_lost(what);
+        }
     }
 
     pub(super) fn recalled(&self, ino: Ino, shared: bool, ack: Ack) {

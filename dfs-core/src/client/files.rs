@@ -4,6 +4,7 @@ use super::core::Client;
 use super::error::{ClientError, Result};
 use super::session::CacheToken;
 use crate::net::clock::boottime;
+use crate::net::conn::deadline_in;
 use crate::types::{Attr, ChunkNo, Ino, LeaseSeq, Name, OpId, VersionInfo, VersionNo};
 use crate::wire::master::Layout;
 use crate::wire::mutation::PurgeScope;
@@ -77,6 +78,9 @@ impl Client {
     /// # Errors
     /// Those of [`master_call`](Self::master_call); a new leader is not told of them in any case.
     pub async fn release_rpc(&self, inos: Vec<Ino>) -> Result<()> {
+        // One that was made behind is noted as open when that is decided.
+        let deadline = deadline_in(self.config.deadline_meta);
+        let _ = self.wait_behind(deadline).await;
         self.session.note_release(&inos);
         let make = |client| MasterRequest::Release {
             client,

@@ -1,4 +1,5 @@
 //! What the layers above tell the client core: the file layer and the mount plug in here.
+use super::behind::Outstanding;
 use crate::net::Conn;
 use crate::net::clock::boottime;
 use crate::types::{Attr, ClientId, Ino, LogIndex, Time};
@@ -14,6 +15,8 @@ pub struct Ack {
     client: ClientId,
     seq: u64,
     not_before: Time,
+    /// Changes that programs were told of as done.
+    behind: Option<Outstanding>,
 }
 
 impl Ack {
@@ -23,12 +26,18 @@ impl Ack {
             client,
             seq,
             not_before: Time::ZERO,
+            behind: None,
         }
     }
 
     /// It is sent at this moment, if it is dropped earlier.
     pub(super) fn not_before(&mut self, at: Time) {
         self.not_before = self.not_before.max(at);
+    }
+
+    /// It is sent when these are over, if it is dropped earlier.
+    pub(super) fn not_before_over(&mut self, behind: Option<Outstanding>) {
+        self.behind = behind;
     }
 }
 
@@ -41,11 +50,17 @@ impl Drop for Ack {
                 conn.tell(Request::Master(MasterRequest::PushAck { client, seq }));
             }
         };
-        let pause = self.not_before.since(boottime());
+        let not_before = self.not_before;
+        let pause = not_before.since(boottime());
+        let behind = self.behind.take();
         match tokio::runtime::Handle::try_current() {
-            _ if pause.is_zero() => tell(),
+            _ if pause.is_zero() && behind.is_none() => tell(),
             Ok(runtime) => {
                 runtime.spawn(async move {
+                    if let Some(behind) = behind {
+                        behind.over().await;
+                    }
+                    let pause = not_before.since(boottime());
                     tokio::time::sleep(pause).await;
                     tell();
                 });
@@ -66,6 +81,10 @@ pub trait CacheListener: Send + Sync {
     /// The session has ended: what was buffered under it cannot be committed, handles get sticky
     /// errors. A new session is opened by itself.
     fn session_lost(&self);
+    /// A change that a program was told of as done failed, or was given up.
+    fn change_lost(&self, what: &str) {
+        let _ = what;
+    }
 }
 
 /// The file layer, as far as the core needs it. Called on a network task: must not block.
@@ -80,6 +99,10 @@ pub trait RecallHandler: Send + Sync {
     fn all_invalidated(&self);
     /// As [`CacheListener::session_lost`].
     fn session_lost(&self);
+    /// The master does not know that this file is open: it was made behind.
+    fn unopened(&self, ino: Ino) {
+        let _ = ino;
+    }
 }
 
 /// Lets local dirty state show in attributes: size and mtime after a buffered write.

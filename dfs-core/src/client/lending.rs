@@ -15,7 +15,7 @@
 //! 2. once `end` has returned, nothing is lent until the next `begin`.
 //!
 //! The programs of one mount see what the kernel knows, and it follows their own changes.
-use crate::types::Time;
+use crate::types::{LogIndex, Time};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const SLACK: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 struct State {
     is_sole: bool,
+    /// As of this place in the log.
+    as_of: LogIndex,
     /// What was lent may be in use until then.
     until: Time,
 }
@@ -42,9 +44,17 @@ impl Lending {
 
     /// No other session exists, if `is_current` still says so: it is asked when an [`end`](Self::end) can
     /// only come after it.
-    pub(super) fn begin(&self, is_current: impl FnOnce() -> bool) {
+    pub(super) fn begin(&self, as_of: LogIndex, is_current: impl FnOnce() -> bool) {
         let mut state = self.state();
         state.is_sole = is_current();
+        if state.is_sole {
+            state.as_of = as_of;
+        }
+    }
+
+    /// The place in the log as of which no other session existed.
+    pub(super) fn since(&self) -> LogIndex {
+        self.state().as_of
     }
 
     /// The lifetime of an answer given at `now`, while caches may be used for `window`.
@@ -86,7 +96,7 @@ mod tests {
         let lending = Lending::default();
         let (now, second) = (Time(5_000_000_000), Duration::from_secs(1));
         assert_eq!(lending.lend(now, second), Duration::ZERO);
-        lending.begin(|| true);
+        lending.begin(LogIndex(1), || true);
         assert_eq!(lending.lend(now, second), LEND_MAX);
         assert_eq!(lending.lend(now, SLACK + LEND_MAX / 2), LEND_MAX / 2);
         assert_eq!(lending.lend(now, SLACK), Duration::ZERO);
@@ -94,7 +104,7 @@ mod tests {
         assert_eq!(lending.end(), now + LEND_MAX + SLACK);
         assert_eq!(lending.lend(now + second, second), Duration::ZERO);
         assert_eq!(lending.end(), now + LEND_MAX + SLACK);
-        lending.begin(|| false);
+        lending.begin(LogIndex(1), || false);
         assert_eq!(lending.lend(now, second), Duration::ZERO);
     }
 }

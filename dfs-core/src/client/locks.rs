@@ -51,13 +51,14 @@ impl Client {
     /// [`mutate_as`](Self::mutate_as), of which `Unknown` means that the lock may be held.
     pub async fn try_lock(&self, session: ClientId, ask: LockRequest) -> Result<LockGrant> {
         self.check_usable(true)?;
+        let within = self.config.deadline_meta;
+        let deadline = Instant::now() + within;
+        self.wait_behind(deadline).await?;
         let ticket = self.begin_op();
         let op = ticket.op();
         if op.client != session {
             return Err(ErrorCode::SessionExpired.into());
         }
-        let within = self.config.deadline_meta;
-        let deadline = Instant::now() + within;
         match self
             .persist(&self.lock_question(op, ask, None), deadline, true)
             .await
@@ -87,6 +88,8 @@ impl Client {
         mut give_up: impl Future<Output = ()> + Unpin,
     ) -> Result<Option<LockGrant>> {
         self.check_usable(true)?;
+        self.wait_behind(Instant::now() + self.config.deadline_meta)
+            .await?;
         let number = rand::random();
         loop {
             let ticket = self.begin_op();

@@ -17,6 +17,9 @@ mod admin_repair;
 #[cfg(feature = "net")]
 mod attrs;
 #[cfg(feature = "net")]
+#[allow(clippy::disallowed_methods)] // Deadlines of a driver.
+mod behind;
+#[cfg(feature = "net")]
 #[allow(clippy::disallowed_types)] // Nothing depends on the order of its maps.
 mod cache;
 #[cfg(feature = "net")]

@@ -182,6 +182,9 @@ impl Client {
         exclusive: bool,
         open: Option<bool>,
     ) -> Result<Made> {
+        if let Some(made) = self.make_behind(parent, name, &node, open) {
+            return Ok(made);
+        }
         let body = Mutation::Create {
             parent,
             name: name.clone(),
@@ -266,6 +269,9 @@ impl Client {
     /// # Errors
     /// `NotFound`, `IsDir`, and those of [`mutate`](Self::mutate).
     pub async fn unlink(&self, parent: Ino, name: &Name, purge: bool) -> Result<Option<Ino>> {
+        if !purge && let Some(orphan) = self.unlink_behind(parent, name) {
+            return Ok(orphan);
+        }
         let body = Mutation::Unlink {
             parent,
             name: name.clone(),
@@ -279,6 +285,9 @@ impl Client {
     /// # Errors
     /// `NotFound`, `NotDir`, `NotEmpty`, `Busy` (the root), and those of [`mutate`](Self::mutate).
     pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<()> {
+        if self.rmdir_behind(parent, name).is_some() {
+            return Ok(());
+        }
         let body = Mutation::Rmdir {
             parent,
             name: name.clone(),
@@ -326,6 +335,10 @@ impl Client {
         to_name: &Name,
         mode: RenameMode,
     ) -> Result<Option<Ino>> {
+        let (from, to) = ((from_parent, from_name), (to_parent, to_name));
+        if let Some(orphan) = self.rename_behind(from, to, mode) {
+            return Ok(orphan);
+        }
         let body = Mutation::Rename {
             from_parent,
             from_name: from_name.clone(),

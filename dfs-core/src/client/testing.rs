@@ -71,6 +71,10 @@ pub(crate) struct Script {
     pub moved: Ino,
     /// What they find under the new name.
     pub met: Option<Ino>,
+    /// Changes refused, by the name that they make.
+    pub refused: BTreeMap<crate::types::Name, ErrorCode>,
+    /// Leave queued changes unanswered, and unapplied.
+    pub deaf: bool,
     /// Every mutation request.
     pub asked: Vec<(OpId, Mutation)>,
     pub queries: usize,
@@ -116,6 +120,8 @@ impl Node {
             applied: BTreeMap::new(),
             moved: Ino(0),
             met: None,
+            refused: BTreeMap::new(),
+            deaf: false,
             asked: Vec::new(),
             queries: 0,
             locks: 0,
@@ -209,6 +215,7 @@ impl Behaviour {
             map_version: LogIndex(0),
             stores: Vec::new(),
             sole: script.sole,
+            as_of: LogIndex(1),
         };
         match request {
             MasterRequest::OpenSession { .. } => Some(Ok(session)),
@@ -217,6 +224,7 @@ impl Behaviour {
                 low,
                 clean_term,
                 opens,
+                ..
             } => {
                 if script.expired.contains(&client) {
                     return Some(Err(ErrorCode::SessionExpired.into()));
@@ -225,27 +233,14 @@ impl Behaviour {
                 script.bound = Some(from.conn);
                 script.alive.then_some(Ok(session))
             }
-            MasterRequest::Mutate { op, body, .. } => {
-                if script.expired.contains(&op.client) {
-                    return Some(Err(ErrorCode::SessionExpired.into()));
-                }
-                let ok = match body {
-                    Mutation::Rename { .. } => MutationOk::Renamed {
-                        moved: script.moved,
-                        met: script.met,
-                        orphan: None,
-                    },
-                    _ => MutationOk::Done,
-                };
-                script.asked.push((op, body));
-                script.applied.entry(op).or_insert(ok);
-                if script.swallow > 0 {
-                    script.swallow -= 1;
-                    return None;
-                }
-                let ok = script.applied[&op].clone();
-                Some(Ok(MasterResponse::Mutated(ok.into())))
-            }
+            MasterRequest::Mutate { op, body, .. } => mutate(script, op, body),
+            MasterRequest::MutateAfter {
+                op,
+                low,
+                after,
+                body,
+                ..
+            } => mutate_after(script, (op, low, after), body),
             MasterRequest::Query { body, .. } => {
                 if !script.answering {
                     script.held.push((from, body));
@@ -270,6 +265,71 @@ impl Behaviour {
             _ => Some(Ok(MasterResponse::Done)),
         }
     }
+}
+
+fn mutate(
+    script: &mut Script,
+    op: OpId,
+    body: Mutation,
+) -> Option<Result<MasterResponse, WireError>> {
+    if script.expired.contains(&op.client) {
+        return Some(Err(ErrorCode::SessionExpired.into()));
+    }
+    let ok = match body {
+        Mutation::Rename { .. } => MutationOk::Renamed {
+            moved: script.moved,
+            met: script.met,
+            orphan: None,
+        },
+        Mutation::Reserve { .. } => MutationOk::Reserved { first: Ino(1000) },
+        _ => MutationOk::Done,
+    };
+    script.asked.push((op, body));
+    script.applied.entry(op).or_insert(ok);
+    if script.swallow > 0 {
+        script.swallow -= 1;
+        return None;
+    }
+    let ok = script.applied[&op].clone();
+    Some(Ok(MasterResponse::Mutated(ok.into())))
+}
+
+/// As the state machine: in order, once each.
+fn mutate_after(
+    script: &mut Script,
+    (op, low, after): (OpId, u64, u64),
+    body: Mutation,
+) -> Option<Result<MasterResponse, WireError>> {
+    if script.deaf {
+        return None;
+    }
+    let before = OpId { seq: after, ..op };
+    if after >= low.max(1) && !script.applied.contains_key(&before) {
+        return Some(Err(ErrorCode::NotReady.into()));
+    }
+    let ok = match &body {
+        Mutation::CreateAs { ino, name, .. } => {
+            if let Some(code) = script.refused.get(name) {
+                script.applied.insert(op, MutationOk::Done);
+                return Some(Err((*code).into()));
+            }
+            MutationOk::Entry {
+                attr: attr(ino.0),
+                created: true,
+            }
+        }
+        _ => MutationOk::Done,
+    };
+    if !script.applied.contains_key(&op) {
+        script.asked.push((op, body));
+        script.applied.insert(op, ok);
+    }
+    if script.swallow > 0 {
+        script.swallow -= 1;
+        return None;
+    }
+    let ok = script.applied[&op].clone();
+    Some(Ok(MasterResponse::Mutated(ok.into())))
 }
 
 impl Handler for Behaviour {

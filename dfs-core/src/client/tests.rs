@@ -459,12 +459,12 @@ async fn an_answer_that_came_before_another_session_began_makes_none_the_only_on
     let node = Node::start().await;
     let client = connect(&[&node]).await;
     let asked = client.cache_token();
-    client.lend_if(true, asked);
+    client.lend_if(true, crate::types::LogIndex(1), asked);
     assert!(!client.lend().is_zero());
     let conn = node.script().bound.unwrap();
     node.handle.push(conn, invalidate(7, Ino::SOLE.0));
     until("acknowledged", || node.script().acks == [7]).await;
-    client.lend_if(true, asked);
+    client.lend_if(true, crate::types::LogIndex(1), asked);
     assert!(client.lend().is_zero());
     client.shutdown().await;
 }

@@ -48,7 +48,7 @@ impl TripCounts {
         use MasterRequest as R;
         let count = match request {
             R::Mutate { body, .. } if is_background(body) => &self.background,
-            R::Mutate { .. } | R::Lock { .. } => &self.changes,
+            R::Mutate { .. } | R::MutateAfter { .. } | R::Lock { .. } => &self.changes,
             R::Open { .. } => &self.opens,
             R::OpenSession { .. }
             | R::KeepAlive { .. }
@@ -91,7 +91,7 @@ impl TripCounts {
 /// No program waits for this change.
 fn is_background(body: &Mutation) -> bool {
     match body {
-        Mutation::Seal { .. } | Mutation::Accessed { .. } => true,
+        Mutation::Seal { .. } | Mutation::Accessed { .. } | Mutation::Reserve { .. } => true,
         Mutation::Commit(commit) => matches!(commit.change, Change::Compact { .. }),
         _ => false,
     }

@@ -253,6 +253,36 @@ pub enum Command {
         /// Gained.
         gap: Duration,
     },
+    /// A client's change that follows another one: see
+    /// [`MutateAfter`](crate::wire::MasterRequest::MutateAfter).
+    MutateAfter {
+        /// X.
+        op: OpId,
+        /// Lowest unfinished sequence of the session.
+        low: u64,
+        /// Sequence of the op before; 0 for none.
+        after: u64,
+        /// See there.
+        sole_at: LogIndex,
+        /// What.
+        body: Mutation,
+    },
+    /// Others are let in without the acknowledgement of these sessions: what they have queued comes too late.
+    Bar {
+        /// The sessions.
+        clients: Vec<ClientId>,
+    },
+}
+
+impl Command {
+    /// A client's change, and its op-id.
+    #[must_use]
+    pub fn change(&self) -> Option<(OpId, &Mutation)> {
+        match self {
+            Self::Mutate { op, body, .. } | Self::MutateAfter { op, body, .. } => Some((*op, body)),
+            _ => None,
+        }
+    }
 }
 
 /// A version that is not the newest of what it belongs to.

@@ -363,10 +363,13 @@ impl Planner<'_> {
                     .is_ok_and(|node| node.is_some_and(|n| n.attr.kind == FileKind::File))
         };
         self.removed = known.iter().filter(nameless).count() as u64;
+        let reserved = export::reserved_inos(self.kv).unwrap_or_default();
+        let is_reserved = |ino: &Ino| reserved.iter().any(|lot| lot.contains(ino));
+        let is_new = |ino: &Ino| *ino >= self.next_ino || is_reserved(ino);
         let fresh = self.inventory.inos();
         let fresh: Vec<Ino> = fresh
             .filter(|ino| !known.contains(ino))
-            .filter(|ino| *ino >= self.next_ino || self.inventory.is_deleted(*ino))
+            .filter(|ino| is_new(ino) || self.inventory.is_deleted(*ino))
             .collect();
         for ino in fresh {
             self.add_newer_file(ino);

@@ -53,6 +53,11 @@ counter!(
     LeaseSeq
 );
 
+impl LeaseSeq {
+    /// Of a new inode.
+    pub const FIRST: Self = Self(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

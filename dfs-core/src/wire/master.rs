@@ -34,6 +34,8 @@ pub enum MasterRequest {
         clean_term: Term,
         /// Inodes open in this session, sent in full when `clean_term` is new, else empty.
         opens: Vec<OpenInode>,
+        /// Changes are queued (see [`MutateAfter`](Self::MutateAfter)).
+        queued: bool,
     },
     /// Ends a session cleanly (after flush).
     CloseSession {
@@ -188,6 +190,23 @@ pub enum MasterRequest {
     RemoveStore {
         /// The store.
         store: StoreId,
+    },
+    /// A [`Mutate`](Self::Mutate) that is part of a sequence: applied only when op `after` of the same
+    /// session is decided, and else refused with `NotReady`, without a record.
+    MutateAfter {
+        /// Names it for ever.
+        op: OpId,
+        /// The session's lowest unfinished sequence (<= op.seq).
+        low: u64,
+        /// Sequence of the op before; 0 for none.
+        after: u64,
+        /// As of what this session was told last, before the change was made, that it is the only one: refused
+        /// (`OpAborted`) if another one was let in since without its acknowledgement.
+        sole_at: LogIndex,
+        /// What.
+        body: Mutation,
+        /// As in [`Mutate`](Self::Mutate).
+        open: Option<bool>,
     },
 }
 
@@ -618,6 +637,8 @@ pub enum MasterResponse {
         /// No other session exists, and nobody will look before this one has acknowledged an invalidation of
         /// [`Ino::SOLE`](crate::types::Ino::SOLE).
         sole: bool,
+        /// State as of this log index.
+        as_of: LogIndex,
     },
     /// To `Mutate`.
     Mutated(Mutated),

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Access times told in one mutation, at most.
 pub const ACCESSED_MAX: usize = 1024;
+/// Inode numbers set aside in one mutation, at most.
+pub const RESERVE_MAX: u32 = 4096;
 
 /// One period of writing by one mount: from the first change after an open until the last writable
 /// handle is released. Commits with one token belong to one version.
@@ -35,6 +37,21 @@ pub struct NewNode {
     pub rdev: u64,
     /// Target of a symlink, else empty; at most 4095 bytes.
     pub target: Vec<u8>,
+}
+
+impl NewNode {
+    /// Mode and group of what is made in a directory of this mode and group.
+    #[must_use]
+    pub fn inherited(&self, dir_mode: u32, dir_gid: u32) -> (u32, u32) {
+        const SETGID: u32 = 0o2000;
+        let mode = match self.kind {
+            FileKind::Symlink => 0o777,
+            FileKind::Dir => self.mode | (dir_mode & SETGID),
+            _ => self.mode,
+        };
+        let is_setgid = dir_mode & SETGID != 0;
+        (mode, if is_setgid { dir_gid } else { self.gid })
+    }
 }
 
 /// How `Rename` treats an existing target.
@@ -203,6 +220,24 @@ pub enum Mutation {
         /// Last byte, inclusive.
         last: u64,
     },
+    /// Sets inode numbers aside for [`CreateAs`](Self::CreateAs); answered with `Reserved`.
+    Reserve {
+        /// How many, at most [`RESERVE_MAX`].
+        count: u32,
+    },
+    /// [`Create`](Self::Create), exclusive, under a number that this session has reserved and not used yet.
+    CreateAs {
+        /// The number.
+        ino: Ino,
+        /// Directory.
+        parent: Ino,
+        /// New name.
+        name: Name,
+        /// What.
+        node: NewNode,
+        /// Its times.
+        at: Timestamp,
+    },
 }
 
 /// COMMIT(X, inode, lease, epochs, extent delta, size, mtime, acks).
@@ -347,5 +382,10 @@ pub enum MutationOk {
         met: Option<Ino>,
         /// As in [`Removed`](Self::Removed), of what it replaced.
         orphan: Option<Ino>,
+    },
+    /// As many numbers as were asked for, from this one on: no inode has them or ever had.
+    Reserved {
+        /// The lowest.
+        first: Ino,
     },
 }

@@ -483,9 +483,13 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _ino: INodeNo, _fh: FileHandle, _d: bool, reply: ReplyEmpty) {
-        // Every change of a directory was acknowledged from stable storage already.
-        reply.ok();
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _fh: FileHandle, _d: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.run(
+            "fsyncdir",
+            async move { vfs.fsync_dir(ino.0).await },
+            move |r| empty(reply, r),
+        );
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

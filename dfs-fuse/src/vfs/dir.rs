@@ -200,7 +200,7 @@ impl Vfs {
     }
 
     async fn versions(&self, dir: Ino, name: &Name, after: u64) -> VfsResult<Vec<Listed>> {
-        let mut history = self.client.history(dir, name).await?;
+        let mut history = self.history(dir, name).await?;
         history.sort_by_key(|v| v.version);
         let row = |v: VersionInfo| Listed {
             name: v.version.to_string().into_bytes(),

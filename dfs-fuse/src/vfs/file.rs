@@ -350,7 +350,20 @@ impl Vfs {
     pub async fn fsync(&self, handle: u64) -> VfsResult<()> {
         let (file, _) = self.handles.file(handle)?;
         let done = file.fsync().await;
-        self.kept_or_dropped(&file, done)
+        let settled = self.client.settle(file.ino()).await;
+        self.kept_or_dropped(&file, done)?;
+        Ok(settled?)
+    }
+
+    /// fsync(2) of a directory: its names are on stable storage.
+    ///
+    /// # Errors
+    /// A change in it failed that nobody waited for; told once.
+    pub async fn fsync_dir(&self, node: u64) -> VfsResult<()> {
+        match self.node(node)? {
+            Node::Real(ino) => Ok(self.client.settle(ino).await?),
+            Node::Version(_) | Node::Status(_) => Ok(()),
+        }
     }
 
     /// The inode that a handle has open.

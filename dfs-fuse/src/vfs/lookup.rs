@@ -69,7 +69,7 @@ impl Vfs {
             Node::Real(dir) => Ok(self.client.lookup(dir, &name(bytes)?).await?),
             Node::Version(VersionNode::Root(dir)) => {
                 let name = name(bytes)?;
-                if self.client.history(dir, &name).await?.is_empty() {
+                if self.history(dir, &name).await?.is_empty() {
                     return Err(Errno(libc::ENOENT));
                 }
                 let node = self.nodes.intern(VersionNode::Name(dir, name));
@@ -77,7 +77,7 @@ impl Vfs {
             }
             Node::Version(VersionNode::Name(dir, name)) => {
                 let wanted = version_number(bytes).ok_or(Errno(libc::ENOENT))?;
-                let history = self.client.history(dir, &name).await?;
+                let history = self.history(dir, &name).await?;
                 let info = history.into_iter().find(|v| v.version == wanted);
                 let info = info.ok_or(Errno(libc::ENOENT))?;
                 Ok(self.version_attr(dir, &name, info))
@@ -90,6 +90,16 @@ impl Vfs {
             }
             Node::Status(StatusNode::Dir) => Err(Errno(libc::ENOENT)),
         }
+    }
+
+    /// The history of a name, with what programs of this mount have written.
+    pub(crate) async fn history(&self, dir: Ino, name: &Name) -> VfsResult<Vec<VersionInfo>> {
+        if self.is_behind()
+            && let Some(attr) = self.client.cached_lookup(dir, name).flatten()
+        {
+            self.files.drain_ino(attr.ino).await;
+        }
+        Ok(self.client.history(dir, name).await?)
     }
 
     /// Attributes of the directory that a `.versions` tree hangs below; it may be gone by now.
@@ -175,13 +185,6 @@ impl Vfs {
             let attr = self.client.getattr(ino).await;
             return attr.map_err(|e| made_and_gone(e.into()));
         }
-        if mtime.is_some() || uid.is_some() || mode.is_some() {
-            // What was written before must not change these again when it is put.
-            self.files.drain_ino(ino).await;
-        }
-        if atime.is_some() {
-            self.files.access_time_set(ino).await;
-        }
         let mut args = SetAttrArgs {
             mode,
             uid,
@@ -189,6 +192,20 @@ impl Vfs {
             atime,
             mtime,
         };
+        if self.is_behind() && atime.is_some() {
+            self.files.access_time_set(ino).await;
+        }
+        if !nothing && set.size.is_none() && self.files.set_later(ino, args) {
+            let attr = self.client.getattr(ino).await?;
+            return self.shown(attr).await;
+        }
+        if mtime.is_some() || uid.is_some() || mode.is_some() || self.is_behind() {
+            // What was written before must not change these again when it is put.
+            self.files.drain_ino(ino).await;
+        }
+        if atime.is_some() {
+            self.files.access_time_set(ino).await;
+        }
         if nothing {
             // Or what the kernel sends before an fallocate(2) that clears them.
             let attr = self.client.getattr(ino).await?;

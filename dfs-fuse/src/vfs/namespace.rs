@@ -50,6 +50,10 @@ impl Vfs {
         }
         let name = name(bytes)?;
         let victim = self.client.cached_lookup(dir, &name).flatten();
+        if let Some(attr) = victim.as_ref().filter(|_| self.is_behind()) {
+            // What was closed behind is not put into a file that is gone: that would be told as lost.
+            self.files.drain_ino(attr.ino).await;
+        }
         self.client.unlink(dir, &name, false).await?;
         self.changed(&[dir]);
         self.remember_removed(victim);

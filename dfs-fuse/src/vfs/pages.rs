@@ -443,6 +443,10 @@ impl CacheListener for Pages {
     fn session_lost(&self) {
         self.drop_all();
     }
+
+    fn change_lost(&self, what: &str) {
+        super::failures::note(libc::EIO, format!("done behind, and lost: {what}"));
+    }
 }
 
 #[cfg(test)]

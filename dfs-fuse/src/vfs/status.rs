@@ -168,6 +168,10 @@ impl Vfs {
         };
         line("lends", lends.to_owned());
         line("buffered", format!("{} bytes", files.dirty_bytes));
+        if config.behind {
+            let (waiting, ever) = (self.client.queued_changes(), self.client.ever_queued());
+            line("behind", format!("{waiting} changes of {ever}"));
+        }
         line("puts", files.puts.to_string());
         line(
             "gets",

@@ -14,12 +14,13 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `cluster` on a fresh directory `name` beside it.
+    /// Mounts `cluster` on a fresh directory `name` beside it, with the options in `DFS_TEST_OPTIONS`.
     ///
     /// # Errors
     /// The mount does not become usable.
     pub fn new(cluster: &Cluster, name: &str) -> anyhow::Result<Self> {
-        Self::with_options(cluster, name, "")
+        let options = std::env::var("DFS_TEST_OPTIONS").unwrap_or_default();
+        Self::with_options(cluster, name, &options)
     }
 
     /// The same with `-o options`.

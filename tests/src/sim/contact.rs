@@ -146,6 +146,7 @@ impl Client {
             low,
             clean_term,
             opens,
+            queued: false,
         };
         let kind = CallKind::KeepAlive {
             sent,

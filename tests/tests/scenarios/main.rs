@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod balance;
+mod behind;
 mod coherence;
 mod cpython;
 mod detection;

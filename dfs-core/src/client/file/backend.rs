@@ -1,5 +1,5 @@
 //! What the file layer needs of the cluster: implemented by the client core, and by fakes in tests.
-use crate::client::LockGrant;
+use crate::client::{LockGrant, SetAttrArgs};
 use crate::types::{
     Attr, ChunkNo, ClientId, HeldLock, Ino, LeaseSeq, LockRequest, LockSpace, LogIndex, ObjectId,
     OpId, PathHint, PgMap, StoreId, Time, Timestamp, VersionNo,
@@ -67,6 +67,11 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<MutationOk, WireError>>;
     /// A mutation under a fresh op-id of the current session.
     fn mutate(&self, body: Mutation) -> BoxFuture<'_, Result<MutationOk, WireError>>;
+    /// A change may be made later, without a word to the program: until what this gives is dropped, other
+    /// sessions wait for it. `None`: it may not.
+    fn hold_later(&self) -> Option<Box<dyn Send>>;
+    /// A change of attributes, queued if it may be.
+    fn set_attr(&self, ino: Ino, args: SetAttrArgs) -> BoxFuture<'_, Result<Attr, WireError>>;
     /// Extents of chunks `first..first + count` at a version (`None`: current), with interest in
     /// the inode's content.
     fn layout(

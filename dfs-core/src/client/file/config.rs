@@ -12,9 +12,6 @@ pub struct FileConfig {
     pub behind: bool,
     /// Puts under way at which a close waits all the same.
     pub behind_puts_max: u64,
-    /// The same for one file, whose puts are committed one after the other: a recall, and the deadline of the
-    /// last one, must cover them all.
-    pub behind_file_max: usize,
     /// Buffered bytes are put when they are this old.
     pub write_delay: Duration,
     /// File content kept for reading, in bytes.
@@ -38,7 +35,6 @@ impl Default for FileConfig {
             dirty_max_bytes: 64 << 20,
             behind: false,
             behind_puts_max: 4096,
-            behind_file_max: 32,
             write_delay: Duration::from_secs(1),
             data_cache_max_bytes: 64 << 20,
             read_ahead_max: 8 << 20,

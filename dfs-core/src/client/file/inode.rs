@@ -8,6 +8,7 @@
 //! 4. Bytes counted in the budget = dirty bytes + bytes of flights.
 use super::dirty::Dirty;
 use super::error::FileError;
+use super::later::Later;
 use super::layout::LayoutCache;
 use super::locking::LockUses;
 use super::plan::Plan;
@@ -96,6 +97,10 @@ pub(super) struct State {
     /// Time of the newest local change that is not committed.
     pub mtime: Option<Timestamp>,
     pub kill_suid: bool,
+    /// A change of attributes that waits for puts.
+    pub later: Option<Later>,
+    /// Dirty bytes were closed while a put was on its way, and follow it (`behind`).
+    pub follows: bool,
     /// The committed content is cut to nothing before the dirty bytes apply (O_TRUNC).
     pub replace: Option<Time>,
     pub dirty: Dirty,
@@ -142,6 +147,11 @@ impl State {
     /// A writing period is over, all of it is decided, and nobody cuts its version yet.
     pub fn has_ended(&self) -> bool {
         !self.seals.is_empty() && !self.sealing && !self.is_pending()
+    }
+
+    /// What was closed waits for a put, and so may what is written to it in the next period.
+    pub fn is_followed(&self) -> bool {
+        self.follows && !self.flights.is_empty()
     }
 
     /// For all that is known every writer has closed it.

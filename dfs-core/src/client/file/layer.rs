@@ -249,6 +249,9 @@ impl FileLayer {
                 attr.ctime = attr.ctime.max(mtime);
             }
         }
+        if let Some(later) = &state.later {
+            later.show(attr);
+        }
     }
 
     /// The revisions that the last puts of this mount moved an inode's content through, one after the
@@ -266,6 +269,7 @@ impl FileLayer {
             state.writers == 0
                 && !state.is_pending()
                 && state.flights.is_empty()
+                && state.later.is_none()
                 && state.seals.is_empty()
                 && !state.sealing
         };
@@ -287,6 +291,7 @@ impl FileLayer {
     pub async fn drain_ino(self: &Arc<Self>, ino: Ino) {
         if let Some(inode) = self.find(ino) {
             self.drain(&inode).await;
+            self.later_made(&inode).await;
         }
     }
 
@@ -303,6 +308,7 @@ impl FileLayer {
             let layer = Arc::clone(self);
             ending.spawn(async move {
                 layer.drain(&inode).await;
+                layer.later_made(&inode).await;
                 layer.seal_ended(&inode).await;
             });
         }
@@ -325,6 +331,7 @@ impl FileLayer {
             }
         }
         self.drain(&inode).await;
+        self.later_made(&inode).await;
         self.seal_ended(&inode).await;
     }
 
@@ -357,7 +364,8 @@ impl FileLayer {
     pub fn session_lost(&self) {
         for inode in self.all() {
             let mut state = inode.state();
-            let lost = state.is_pending();
+            let lost = state.is_pending() || state.later.is_some();
+            state.later = None;
             state.registered = None;
             state.asked_for = false;
             state.token = None;

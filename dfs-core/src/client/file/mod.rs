@@ -23,6 +23,7 @@ mod dirty;
 mod error;
 mod get_task;
 mod inode;
+mod later;
 mod layer;
 mod layout;
 mod locking;

@@ -382,10 +382,8 @@ impl OpenFile {
         if !config.behind || self.inode.state().locks.are_held() {
             return self.fsync().await;
         }
-        if !self.is_clean() {
+        if !self.is_clean() && !self.layer.follow(&self.inode) {
             self.layer.cut_all(&self.inode);
-            let few = |state: &State| state.flights.len() < config.behind_file_max;
-            self.inode.wait_until(few).await;
             self.layer
                 .budget
                 .wait_for_puts(config.behind_puts_max)
@@ -409,6 +407,7 @@ impl OpenFile {
         if !self.is_clean() {
             self.layer.drain(&self.inode).await;
         }
+        self.layer.later_made(&self.inode).await;
         // Who hears of it as its own failure has heard of it.
         let unheard = match self.mode.write {
             true => self.layer.take_unheard(self.inode.ino),

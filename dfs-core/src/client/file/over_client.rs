@@ -2,7 +2,7 @@
 use super::backend::{Backend, BoxFuture, OpHandle, Opened};
 use super::{FileConfig, FileLayer};
 use crate::client::hooks::{Ack, AttrOverlay, RecallHandler};
-use crate::client::{Client, ClientError, LockGrant, OpTicket};
+use crate::client::{Client, ClientError, LockGrant, OpTicket, SetAttrArgs};
 use crate::net::clock::{boottime, realtime};
 use crate::types::{
     Attr, ChunkNo, ClientId, HeldLock, Ino, LockRequest, LockSpace, LogIndex, ObjectId, OpId,
@@ -81,6 +81,12 @@ impl RecallHandler for Hooks {
     fn session_lost(&self) {
         if let Some(layer) = self.layer.upgrade() {
             layer.session_lost();
+        }
+    }
+
+    fn unopened(&self, ino: Ino) {
+        if let Some(layer) = self.layer.upgrade() {
+            layer.unopened(ino);
         }
     }
 }
@@ -217,6 +223,19 @@ impl Backend for OverClient {
                 body => self.client.mutate(body).await,
             }
             .map_err(wire)
+        })
+    }
+
+    fn hold_later(&self) -> Option<Box<dyn Send>> {
+        let later = self.client.hold_later()?;
+        Some(Box::new(later))
+    }
+
+    fn set_attr(&self, ino: Ino, args: SetAttrArgs) -> BoxFuture<'_, Result<Attr, WireError>> {
+        Box::pin(async move {
+            let done = self.client.setattr(ino, args).await;
+            done.inspect_err(|error| self.client.note_failed(ino, error))
+                .map_err(wire)
         })
     }
 

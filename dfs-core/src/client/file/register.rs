@@ -43,7 +43,7 @@ impl FileLayer {
         let fresh = || Arc::new(Inode::new(ino, None));
         let inode = Arc::clone(table.inodes.entry(ino).or_insert_with(fresh));
         let mut state = inode.state();
-        if mode.write && (mode.truncate || state.is_left()) {
+        if mode.write && (mode.truncate || (state.is_left() && !state.is_followed())) {
             self.end_period(&inode, &mut state);
         }
         state.handles += 1;
@@ -60,7 +60,7 @@ impl FileLayer {
         let inode = &file.inode;
         let mut state = inode.state();
         let write = file.mode().write;
-        if write && state.writers == 1 {
+        if write && state.writers == 1 && !state.is_followed() {
             self.end_period(inode, &mut state);
         }
         file.reopen(&mut state);
@@ -133,6 +133,23 @@ impl FileLayer {
         Ok(registered)
     }
 
+    /// This file was believed to be open, and is not at the master: tells it.
+    pub fn unopened(self: &Arc<Self>, ino: Ino) {
+        let Some(inode) = self.find(ino) else { return };
+        let write = {
+            let state = inode.state();
+            state.writers > 0 || state.is_pending()
+        };
+        let layer = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // The lease that it was believed to have tells whether others have written it since.
+            if let Err(error) = layer.register(&inode, write).await {
+                tracing::debug!(%ino, %error, "not open at the master");
+                inode.state().registered = None;
+            }
+        });
+    }
+
     /// The lease to commit under, asked of the master if it was lost.
     pub(super) async fn write_lease(&self, inode: &Inode) -> FileResult<Registered> {
         let known = inode.state().registered.filter(|r| r.write);
@@ -199,7 +216,7 @@ impl FileLayer {
                 let left = s
                     .idle_since
                     .is_some_and(|at| now.since(at) >= self.config.linger);
-                let done = !s.is_pending() && s.seals.is_empty() && !s.sealing;
+                let done = !s.is_pending() && s.later.is_none() && s.seals.is_empty() && !s.sealing;
                 left && s.handles == 0 && done && !s.locks.are_leaving()
             };
             table.inodes.retain(|ino, inode| {

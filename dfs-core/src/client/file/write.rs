@@ -142,6 +142,9 @@ impl OpenFile {
         self.reopen(state);
         state.mtime = Some(self.layer.backend.wall());
         state.kill_suid |= kill_suid;
+        if let Some(later) = state.later.as_mut() {
+            later.overtaken(kill_suid);
+        }
         state.token.get_or_insert_with(|| self.layer.next_token());
     }
 

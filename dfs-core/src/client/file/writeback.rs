@@ -38,6 +38,14 @@ impl FileLayer {
         }
     }
 
+    /// What was closed follows the put that is on its way, together with what is closed until then: a file
+    /// that is closed again and again is put as often as puts take. False if there is none.
+    pub(super) fn follow(&self, inode: &Inode) -> bool {
+        let mut state = inode.state();
+        state.follows = state.may_buffer() && state.is_dirty() && !state.flights.is_empty();
+        state.follows
+    }
+
     /// Cuts dirty bytes (of one chunk, or all) into a put and starts it.
     pub(super) fn cut(
         self: &Arc<Self>,
@@ -46,6 +54,7 @@ impl FileLayer {
         only: Option<ChunkNo>,
         latch: bool,
     ) -> Outcome {
+        state.follows &= only.is_some();
         let ranges = state.dirty.cut(only);
         let end = ranges.last().map_or(0, |(at, b)| at + b.len() as u64);
         let change = match state.replace.take() {
@@ -252,33 +261,11 @@ impl FileLayer {
             }
             Err(error) => {
                 tracing::warn!(ino = %inode.ino, %op, %error, "put failed");
-                let gone = match error {
-                    FileError::Put(PutError::SessionLost { unknown }) => {
-                        if *unknown {
-                            state.invalidate();
-                        }
-                        true
-                    }
-                    // Another lease may have been got meanwhile.
-                    FileError::Put(PutError::StaleLease) => {
-                        let lease = state.registered.map(|r| r.lease);
-                        lease.is_none() || cut.lease.is_none() || lease == cut.lease
-                    }
-                    _ => false,
-                };
-                if gone {
-                    // What was buffered under the lost lease must not overwrite what came since.
-                    state.registered = None;
-                    freed += state.drop_dirty();
-                    state.invalidate();
-                }
-                if cut.latch || gone {
-                    state.latch(error.clone());
-                    if cut.latch && self.config.behind {
-                        self.failed_behind(inode.ino, error);
-                    }
-                }
+                freed += self.not_landed(inode, &mut state, cut, error);
             }
+        }
+        if state.follows && state.flights.is_empty() && (state.writers == 0 || state.is_left()) {
+            self.end_period(inode, &mut state);
         }
         state.settle();
         let ends = state.has_ended();
@@ -296,6 +283,38 @@ impl FileLayer {
         if ends {
             self.kick.notify_one();
         }
+    }
+
+    /// A put failed; gives the bytes that were buffered and are lost with it.
+    fn not_landed(&self, inode: &Inode, state: &mut State, cut: &Cut, error: &FileError) -> u64 {
+        let gone = match error {
+            FileError::Put(PutError::SessionLost { unknown }) => {
+                if *unknown {
+                    state.invalidate();
+                }
+                true
+            }
+            // Another lease may have been got meanwhile.
+            FileError::Put(PutError::StaleLease) => {
+                let lease = state.registered.map(|r| r.lease);
+                lease.is_none() || cut.lease.is_none() || lease == cut.lease
+            }
+            _ => false,
+        };
+        let mut freed = 0;
+        if gone {
+            // What was buffered under the lost lease must not overwrite what came since.
+            state.registered = None;
+            freed = state.drop_dirty();
+            state.invalidate();
+        }
+        if cut.latch || gone {
+            state.latch(error.clone());
+            if cut.latch && self.config.behind {
+                self.failed_behind(inode.ino, error);
+            }
+        }
+        freed
     }
 
     /// What was just written is likely to be read: its blocks are known and verified.

@@ -1,7 +1,7 @@
 //! Committed entries: applied in order, each followed at once by what it means for the leader.
 use super::coherence::{Moment, WaitId, whole};
 use super::event::MasterAction;
-use super::leading::{Held, OpenAsked, Pending, Read, ReadKind, Task};
+use super::leading::{Held, MutateAsked, OpenAsked, Pending, Read, ReadKind, Task};
 use super::machine::{Master, answered, refusal, reply};
 use super::unsettled::Depends;
 use crate::consensus::{CommittedEntry, RaftEvent};
@@ -114,18 +114,7 @@ impl Master {
         }
         let Some(pending) = pending else { return };
         match pending {
-            Pending::Mutate(asked) => match applied.result {
-                Some((op, Ok(ok))) => {
-                    let others = self.others_changed(op.client, &ok, &applied.touched, out);
-                    let done = Mutated {
-                        others,
-                        ..Mutated::from(ok)
-                    };
-                    self.mutated(asked, wait, &entry.command, done, out);
-                }
-                Some((_, Err(error))) => self.refused(asked.to, &entry.command, error, out),
-                None => out.push(refusal(asked.to, crate::wire::ErrorCode::Internal.into())),
-            },
+            Pending::Mutate(asked) => self.mutate_applied(asked, wait, entry, applied, out),
             Pending::Lock(asked) => match applied.result {
                 Some((_, result)) => self.lock_decided(asked, result, out),
                 None => {
@@ -147,6 +136,11 @@ impl Master {
                     self.lease_raised(asked, applied.refused.clone(), out);
                 }
             }
+            Pending::Bar { waits, .. } => {
+                for (wait, lapsed) in waits {
+                    self.release_wait(wait, lapsed, out);
+                }
+            }
             Pending::Task(task) => {
                 leading.busy.remove(&task);
                 if let Some(error) = applied.refused {
@@ -156,6 +150,28 @@ impl Master {
                     self.voter_assigned(&entry.command, out);
                 }
             }
+        }
+    }
+
+    fn mutate_applied(
+        &mut self,
+        asked: MutateAsked,
+        wait: Option<WaitId>,
+        entry: &LogEntry,
+        applied: Applied,
+        out: &mut Vec<MasterAction>,
+    ) {
+        match applied.result {
+            Some((op, Ok(ok))) => {
+                let others = self.others_changed(op.client, &ok, &applied.touched, out);
+                let done = Mutated {
+                    others,
+                    ..Mutated::from(ok)
+                };
+                self.mutated(asked, wait, &entry.command, done, out);
+            }
+            Some((_, Err(error))) => self.refused(asked.to, &entry.command, error, out),
+            None => out.push(refusal(asked.to, crate::wire::ErrorCode::Internal.into())),
         }
     }
 
@@ -344,20 +360,39 @@ impl Master {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        let (mut clients, mut waits) = (BTreeSet::new(), Vec::new());
         for settled in leading.coherence.take_settled() {
-            let Some(leading) = self.leading.as_deref_mut() else {
-                return;
-            };
-            match leading.held.remove(&settled.wait) {
-                Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
-                Some(Held::Answer { to, answer }) => {
-                    leading.held_answers -= 1;
-                    out.push(answered(to, *answer));
-                }
-                Some(Held::Unknown(asked)) => self.check_open(asked, out),
-                Some(Held::Recalled(asked)) => self.fence(asked, settled.lapsed, out),
-                None => {}
+            if settled.barred.is_empty() {
+                self.release_wait(settled.wait, settled.lapsed, out);
+            } else {
+                clients.extend(settled.barred);
+                waits.push((settled.wait, settled.lapsed));
             }
+        }
+        if !waits.is_empty() {
+            // What these have queued must not change what whoever waited is about to see.
+            let clients: Vec<ClientId> = clients.into_iter().collect();
+            let command = Command::Bar {
+                clients: clients.clone(),
+            };
+            self.propose(command, Pending::Bar { clients, waits });
+        }
+    }
+
+    fn release_wait(&mut self, wait: WaitId, lapsed: Vec<ClientId>, out: &mut Vec<MasterAction>) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        match leading.held.remove(&wait) {
+            Some(Held::Reply { to, body }) => out.push(reply(to, *body)),
+            Some(Held::Answer { to, answer }) => {
+                leading.held_answers -= 1;
+                out.push(answered(to, *answer));
+            }
+            Some(Held::Unknown(asked)) => self.check_open(asked, out),
+            Some(Held::Recalled(asked)) => self.fence(asked, lapsed, out),
+            Some(Held::Look(read)) => self.answer_seen(read, out),
+            None => {}
         }
     }
 
@@ -382,6 +417,7 @@ fn cached_by_author(ok: &MutationOk) -> Option<Ino> {
         MutationOk::Done
         | MutationOk::Removed { .. }
         | MutationOk::Renamed { .. }
+        | MutationOk::Reserved { .. }
         | MutationOk::Locked => None,
     }
 }

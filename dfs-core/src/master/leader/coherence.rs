@@ -21,7 +21,7 @@
 //! Source: leases as in Gray and Cheriton, SOSP 1989; the recall by ack or expiry is theirs.
 use super::event::MasterAction;
 pub(super) use super::seats::{CoherenceConfig, Moment, Settled, WaitId};
-use super::seats::{Interest, Outstanding, Seat, Wait};
+use super::seats::{Interest, Outstanding, Over, Seat, Wait};
 use super::unsettled::{Depends, Unacked};
 use crate::types::{ClientId, Ino, LogIndex, Term, Time};
 use crate::wire::Push;
@@ -118,6 +118,13 @@ impl Coherence {
         self.seats.entry(client).or_default();
     }
 
+    /// A session says that it has changes queued.
+    pub fn queued(&mut self, client: ClientId) {
+        if let Some(seat) = self.seats.get_mut(&client) {
+            seat.queued = true;
+        }
+    }
+
     /// A keep-alive arrived: binds the connection, and takes note of a session that is known now.
     pub fn keep_alive(
         &mut self,
@@ -142,6 +149,10 @@ impl Coherence {
         }
         if clean_term == self.term && !seat.clean {
             seat.clean = true;
+            if std::mem::take(&mut seat.queued) {
+                seat.granted_until = seat.granted_until.max(now + self.config.caches_margin);
+                self.drain_first(client, now, out);
+            }
             if now < over && self.knows_all() {
                 self.settle_election();
             }
@@ -442,6 +453,7 @@ impl Coherence {
             Wait {
                 left,
                 lapsed: Vec::new(),
+                barred: Vec::new(),
             },
         );
         Some(wait)
@@ -465,29 +477,62 @@ impl Coherence {
                 }
             }
         }
-        self.count_down(&outstanding.waits, None);
+        self.count_down(&outstanding.waits, Over::Done);
     }
 
-    fn count_down(&mut self, waits: &[WaitId], lapsed: Option<ClientId>) {
+    fn count_down(&mut self, waits: &[WaitId], over: Over) {
         for id in waits {
             let Some(wait) = self.waits.get_mut(id) else {
                 continue;
             };
             wait.left -= 1;
-            wait.lapsed.extend(lapsed);
+            match over {
+                Over::Done | Over::Lapsed => {}
+                Over::Recall(client) => wait.lapsed.push(client),
+                Over::Sole(client) => wait.barred.push(client),
+            }
             if wait.left == 0 {
                 self.settled.push(Settled {
                     wait: *id,
                     lapsed: std::mem::take(&mut wait.lapsed),
+                    barred: std::mem::take(&mut wait.barred),
                 });
                 self.waits.remove(id);
             }
         }
     }
 
+    /// Nobody waits any more for the sessions of the former leader. Those that were not heard of may have
+    /// changes queued.
     fn settle_election(&mut self) {
         let waits = std::mem::take(&mut self.for_election);
-        self.count_down(&waits, None);
+        let silent = self.seats.iter().filter(|(_, seat)| !seat.clean);
+        let silent: Vec<ClientId> = silent.map(|(id, _)| *id).collect();
+        for wait in &waits {
+            if let Some(wait) = self.waits.get_mut(wait) {
+                wait.barred.extend(&silent);
+            }
+        }
+        self.count_down(&waits, Over::Done);
+    }
+
+    /// Who waits for the sessions of the former leader waits for what this one has queued, too: it may have
+    /// been the only one.
+    fn drain_first(&mut self, client: ClientId, now: Time, out: &mut Vec<MasterAction>) {
+        if self.for_election.is_empty() {
+            return;
+        }
+        let seq = self.invalidate(client, vec![whole(Ino::SOLE)], LogIndex(0), now, out);
+        let waits = self.for_election.clone();
+        for wait in &waits {
+            if let Some(wait) = self.waits.get_mut(wait) {
+                wait.left += 1;
+            }
+        }
+        let seat = self.seats.get_mut(&client);
+        if let Some(outstanding) = seat.and_then(|seat| seat.outstanding.get_mut(&seq)) {
+            outstanding.waits = waits;
+        }
     }
 
     /// A connection is gone; its session may come back on another one.
@@ -512,7 +557,7 @@ impl Coherence {
         for (seq, outstanding) in &seat.outstanding {
             self.unacked
                 .remove(client, *seq, outstanding.concerns.iter().copied());
-            self.count_down(&outstanding.waits, None);
+            self.count_down(&outstanding.waits, Over::Done);
         }
         if self.knows_all() {
             self.settle_election();
@@ -532,16 +577,15 @@ impl Coherence {
                     o.lapsed = true;
                     self.unacked
                         .remove(*client, *seq, o.concerns.iter().copied());
-                    let recalled = o.recall_until.map(|_| *client);
-                    lapsed.push((std::mem::take(&mut o.waits), recalled));
+                    lapsed.push((std::mem::take(&mut o.waits), o.over(*client)));
                 }
             }
             // A recall has no second chance: the lease is raised instead.
             seat.outstanding
                 .retain(|_, o| !(o.lapsed && o.recall_until.is_some()));
         }
-        for (waits, recalled) in lapsed {
-            self.count_down(&waits, recalled);
+        for (waits, over) in lapsed {
+            self.count_down(&waits, over);
         }
     }
 

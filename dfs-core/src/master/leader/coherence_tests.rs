@@ -80,7 +80,8 @@ fn a_change_waits_for_the_ack_of_another_interested_session_only() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: vec![]
+            lapsed: vec![],
+            barred: vec![],
         }]
     );
     assert_eq!(touch(&mut c, B, 4, &mut out), None, "the interest is over");
@@ -111,7 +112,8 @@ fn a_silent_session_is_waited_for_until_its_grant_has_run_out_by_any_clock() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: vec![]
+            lapsed: vec![],
+            barred: vec![],
         }]
     );
 }
@@ -179,7 +181,8 @@ fn after_an_election_changes_wait_until_every_session_is_known() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: vec![]
+            lapsed: vec![],
+            barred: vec![],
         }]
     );
 }
@@ -210,7 +213,8 @@ fn a_recall_that_is_not_answered_lapses() {
         c.take_settled(),
         vec![Settled {
             wait,
-            lapsed: vec![A]
+            lapsed: vec![A],
+            barred: vec![],
         }]
     );
 }

@@ -39,6 +39,12 @@ pub(super) enum Pending {
     },
     /// Something the leader does by itself; one of each kind at a time.
     Task(Task),
+    /// What sessions have queued that did not answer comes too late from here on.
+    Bar {
+        clients: Vec<ClientId>,
+        /// What waited for them, and who did not answer a recall.
+        waits: Vec<(WaitId, Vec<ClientId>)>,
+    },
 }
 
 /// What the leader proposes by itself.
@@ -162,6 +168,8 @@ pub(super) enum Held {
     Recalled(OpenAsked),
     /// An open that waits until the opens of all sessions are known.
     Unknown(OpenAsked),
+    /// A question from outside, while a session may have queued what would change its answer.
+    Look(Read),
 }
 
 /// Soft state of one term.
@@ -269,6 +277,11 @@ impl Leading {
 }
 
 impl Pending {
+    /// True iff it bars this session.
+    pub fn bars(&self, client: ClientId) -> bool {
+        matches!(self, Self::Bar { clients, .. } if clients.contains(&client))
+    }
+
     /// Whom to answer.
     pub fn reply_to(&self) -> Vec<ReplyTo> {
         match self {
@@ -277,7 +290,8 @@ impl Pending {
             | Self::Control { to } => vec![*to],
             Self::Lock(asked) => asked.to.into_iter().collect(),
             Self::RaiseLease { opens, .. } => opens.iter().map(|asked| asked.to).collect(),
-            Self::Task(_) => Vec::new(),
+            // Whoever waits is held elsewhere.
+            Self::Task(_) | Self::Bar { .. } => Vec::new(),
         }
     }
 }
@@ -294,6 +308,7 @@ impl Held {
                 _ => (*to, not_leader.clone()),
             },
             Self::Recalled(asked) | Self::Unknown(asked) => (asked.to, not_leader.clone()),
+            Self::Look(read) => (read.to, not_leader.clone()),
         }
     }
 }

@@ -3,7 +3,7 @@ use super::audits::Audits;
 use super::clock::LogClock;
 use super::config::{Bootstrap, MasterConfig, MasterConfigError};
 use super::event::{MasterAction, MasterEvent};
-use super::leading::{Leading, Pending, Task};
+use super::leading::{Held, Leading, Pending, Task};
 use super::namespace::NamespacePin;
 use super::snapshot::Snapshots;
 use crate::consensus::types::BOOTSTRAP_INDEX;
@@ -403,6 +403,16 @@ impl Master {
                 leading.busy.remove(&task);
             }
             Some(Pending::Lock(asked)) => self.lock_not_decided(&asked, error, out),
+            Some(Pending::Bar { waits, .. }) => {
+                for held in waits
+                    .iter()
+                    .filter_map(|(wait, _)| leading.held.remove(wait))
+                {
+                    leading.held_answers -= usize::from(matches!(held, Held::Answer { .. }));
+                    let (to, error) = held.refused(&error);
+                    out.push(refusal(to, error));
+                }
+            }
             Some(pending) => {
                 let refused = |to| refusal(to, error.clone());
                 out.extend(pending.reply_to().into_iter().map(refused));

@@ -79,6 +79,18 @@ impl Master {
     }
 
     fn answer(&mut self, read: Read, out: &mut Vec<MasterAction>) {
+        if let ReadKind::Query { client, body, .. } = &read.what
+            && depends(body, Vec::new()) != Depends::Nothing
+            && client.is_none_or(|client| !self.has_session(client))
+        {
+            // One that has ended meanwhile looks from outside, too.
+            return self.look_from_outside(read, out);
+        }
+        self.answer_seen(read, out);
+    }
+
+    /// Answers, whoever looks.
+    pub(super) fn answer_seen(&mut self, read: Read, out: &mut Vec<MasterAction>) {
         let (to, arrived) = (read.to, read.arrived);
         if let ReadKind::TryLock(asked) = read.what {
             return self.lock_confirmed(asked, out);
@@ -89,12 +101,7 @@ impl Master {
                 interest,
                 body,
             } => {
-                let (answer, mut on) = self.answer_query(client.filter(|_| interest), &body, out);
-                // One that has ended meanwhile looks from outside, too.
-                let is_outside = client.is_none_or(|client| !self.has_session(client));
-                if is_outside && on != Depends::Nothing {
-                    self.look_from_outside(&mut on, out);
-                }
+                let (answer, on) = self.answer_query(client.filter(|_| interest), &body, out);
                 return self.answer_settled(to, client, &on, answer, out);
             }
             ReadKind::Open(asked) => {

@@ -3,7 +3,7 @@ use super::event::MasterAction;
 use super::leading::{Held, Leading, MutateAsked, OpenAsked, Pending, Read, ReadKind};
 use super::machine::{Master, refusal, reply};
 use crate::master::command::Command;
-use crate::types::{ClientId, Ino, OpId, Term};
+use crate::types::{ClientId, Ino, Term};
 use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Mutation, WireError};
@@ -33,7 +33,9 @@ impl Master {
                 low,
                 clean_term,
                 opens,
+                queued,
             } => {
+                self.note_queued(client, queued);
                 self.on_keep_alive(to, (client, low, clean_term), &opens, out);
             }
             R::CloseSession { client } => {
@@ -54,7 +56,8 @@ impl Master {
                 low,
                 body,
                 open,
-            } => self.on_mutate(to, (op, low), body, open, out),
+            } => self.on_mutate(to, Command::Mutate { op, low, body }, open, out),
+            body @ R::MutateAfter { .. } => self.on_mutate_after(to, body, out),
             R::Query {
                 client,
                 interest,
@@ -157,11 +160,32 @@ impl Master {
         }
     }
 
+    fn on_mutate_after(&mut self, to: ReplyTo, body: MasterRequest, out: &mut Vec<MasterAction>) {
+        let MasterRequest::MutateAfter {
+            op,
+            low,
+            after,
+            sole_at,
+            body,
+            open,
+        } = body
+        else {
+            return;
+        };
+        let command = Command::MutateAfter {
+            op,
+            low,
+            after,
+            sole_at,
+            body,
+        };
+        self.on_mutate(to, command, open, out);
+    }
+
     fn on_mutate(
         &mut self,
         to: ReplyTo,
-        (op, low): (OpId, u64),
-        body: Mutation,
+        command: Command,
         open: Option<bool>,
         out: &mut Vec<MasterAction>,
     ) {
@@ -170,17 +194,15 @@ impl Master {
             out.push(refusal(to, WireError::new(ErrorCode::Busy, detail)));
             return;
         }
-        let of_locks = matches!(body, Mutation::Unlock { .. } | Mutation::Abandon { .. });
-        let locks = of_locks.then(|| body.clone());
         let now = self.now;
-        let Some(leading) = self.leading.as_deref_mut() else {
+        let (Some(leading), Some((op, body))) = (self.leading.as_deref_mut(), command.change())
+        else {
             return;
         };
+        let of_locks = matches!(body, Mutation::Unlock { .. } | Mutation::Abandon { .. });
+        let locks = of_locks.then(|| body.clone());
         let at = leading.coherence.asked(op.client, to.conn, now);
-        self.propose(
-            Command::Mutate { op, low, body },
-            Pending::Mutate(MutateAsked { to, at, open }),
-        );
+        self.propose(command, Pending::Mutate(MutateAsked { to, at, open }));
         if let Some(body) = locks {
             self.foresee_locks(op.client, &body, out);
         }
@@ -190,6 +212,12 @@ impl Master {
         let in_flight = |l: &Leading| l.pending.len() + l.held.len() - l.held_answers;
         let max = self.config.proposals_max;
         self.leading.as_deref().is_some_and(|l| in_flight(l) >= max)
+    }
+
+    fn note_queued(&mut self, client: ClientId, queued: bool) {
+        if queued && let Some(leading) = self.leading.as_deref_mut() {
+            leading.coherence.queued(client);
+        }
     }
 
     fn on_keep_alive(

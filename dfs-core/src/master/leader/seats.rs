@@ -24,6 +24,8 @@ pub(super) struct Settled {
     pub wait: WaitId,
     /// Who did not answer a recall in time.
     pub lapsed: Vec<ClientId>,
+    /// Who may have queued changes as the only session, and was not heard of.
+    pub barred: Vec<ClientId>,
 }
 
 /// Durations that coherence needs.
@@ -56,7 +58,31 @@ pub(super) struct Outstanding {
     pub concerns: BTreeSet<Ino>,
 }
 
+/// Why something is not waited for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// It is done.
+    Done,
+    /// The session did not answer a recall.
+    Recall(ClientId),
+    /// The session was the only one as far as it knew, or may have been.
+    Sole(ClientId),
+    /// Its grant ran out.
+    Lapsed,
+}
+
 impl Outstanding {
+    /// Why nothing waits any more for this push, which lapsed.
+    pub fn over(&self, client: ClientId) -> Over {
+        match &self.push {
+            _ if self.recall_until.is_some() => Over::Recall(client),
+            Push::Invalidate { touched, .. } if touched.iter().any(|t| t.ino == Ino::SOLE) => {
+                Over::Sole(client)
+            }
+            _ => Over::Lapsed,
+        }
+    }
+
     /// Nothing waits for it any more, in a session whose grant lasts `until`.
     pub fn lapses(&self, until: Time, now: Time, config: &CoherenceConfig) -> bool {
         let Some(at_the_latest) = self.recall_until else {
@@ -72,6 +98,8 @@ pub(super) struct Seat {
     pub conn: Option<ConnId>,
     /// Its caches and opens are known here.
     pub clean: bool,
+    /// It has changes queued, of a time when it was the only session.
+    pub queued: bool,
     /// No cache is used after this.
     pub granted_until: Time,
     pub outstanding: BTreeMap<u64, Outstanding>,
@@ -95,4 +123,5 @@ impl Seat {
 pub(super) struct Wait {
     pub left: usize,
     pub lapsed: Vec<ClientId>,
+    pub barred: Vec<ClientId>,
 }

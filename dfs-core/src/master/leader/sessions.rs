@@ -119,7 +119,9 @@ impl Master {
             return Err(self.not_leader());
         };
         let valid = leading.coherence.grant(client, arrived, now);
-        let sole = is_only && !valid.is_zero();
+        // What it queues from now on would be refused.
+        let is_barring = leading.pending.values().any(|p| p.bars(client));
+        let sole = is_only && !valid.is_zero() && !is_barring;
         if sole {
             // Who begins a session, or looks without one, touches it.
             leading.coherence.register(client, Ino::SOLE, out, now);
@@ -146,6 +148,7 @@ impl Master {
             map_version: self.state.map().version,
             stores: self.store_addrs(),
             sole,
+            as_of: self.state.applied().index,
         })
     }
 

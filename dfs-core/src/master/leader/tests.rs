@@ -83,6 +83,7 @@ fn keep_alive(client: ClientId, clean_term: Term) -> MasterRequest {
         low: 1,
         clean_term,
         opens: vec![],
+        queued: false,
     }
 }
 

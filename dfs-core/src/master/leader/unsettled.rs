@@ -19,7 +19,7 @@
 //! 5. only pushes outstanding at that moment are waited for, so later changes cannot starve it.
 use super::coherence::{WaitId, whole};
 use super::event::MasterAction;
-use super::leading::{Held, MutateAsked};
+use super::leading::{Held, MutateAsked, Read};
 use super::machine::{Master, answered, reply};
 use crate::master::command::Command;
 use crate::types::{ChunkNo, ClientId, FileKind, Ino, Name};
@@ -108,18 +108,22 @@ impl Master {
         }
     }
 
-    /// Somebody looks who has no session: a session that was told to be the only one is so no more.
-    pub(super) fn look_from_outside(&mut self, on: &mut Depends, out: &mut Vec<MasterAction>) {
+    /// Somebody looks who has no session: a session that was told to be the only one is so no more. It may
+    /// have queued changes: then the question is answered only when they are decided, as of then.
+    pub(super) fn look_from_outside(&mut self, read: Read, out: &mut Vec<MasterAction>) {
         let (now, as_of) = (self.now, self.state.applied().index);
-        if let Some(leading) = self.leading.as_deref_mut() {
-            let sole = [whole(Ino::SOLE)];
-            let nothing = Depends::Nothing;
-            leading
-                .coherence
-                .touch(None, &sole, &nothing, as_of, now, out);
-        }
-        if let Depends::On(inos) = on {
-            inos.push(Ino::SOLE);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let (sole, nothing) = ([whole(Ino::SOLE)], Depends::Nothing);
+        let wait = leading
+            .coherence
+            .touch(None, &sole, &nothing, as_of, now, out);
+        match wait {
+            Some(wait) => {
+                leading.held.insert(wait, Held::Look(read));
+            }
+            None => self.answer_seen(read, out),
         }
     }
 
@@ -203,22 +207,18 @@ impl Master {
         error: WireError,
         out: &mut Vec<MasterAction>,
     ) {
-        let (asker, on) = match command {
+        let (asker, on) = match command.change() {
             // What is told again is why another change was refused: its place is not known any more.
-            Command::Mutate {
-                op,
-                body: Mutation::Abandon { .. },
-                ..
-            } => (Some(op.client), Depends::Widely),
+            Some((op, Mutation::Abandon { .. })) => (Some(op.client), Depends::Widely),
             _ => self.found_by(command),
         };
         self.answer_settled(to, asker, &on, Err(error), out);
     }
 
     pub(super) fn found_by(&self, command: &Command) -> (Option<ClientId>, Depends) {
-        match command {
-            Command::Mutate { op, body, .. } => (Some(op.client), self.meets(body)),
-            _ => (None, Depends::Nothing),
+        match command.change() {
+            Some((op, body)) => (Some(op.client), self.meets(body)),
+            None => (None, Depends::Nothing),
         }
     }
 
@@ -227,6 +227,7 @@ impl Master {
         let mut inos = Vec::new();
         match change {
             Mutation::Create { parent, name, .. }
+            | Mutation::CreateAs { parent, name, .. }
             | Mutation::Unlink { parent, name, .. }
             | Mutation::Rmdir { parent, name }
             | Mutation::Undelete { parent, name } => {
@@ -259,6 +260,7 @@ impl Master {
             Mutation::Abandon { .. }
             | Mutation::Purge(_)
             | Mutation::Accessed { .. }
+            | Mutation::Reserve { .. }
             | Mutation::Lock(_)
             | Mutation::Unlock { .. } => return Depends::Nothing,
         }

@@ -31,6 +31,9 @@ pub const RECEIPT: u8 = b'w';
 /// Raft ids.
 pub const VOTER: u8 = b'x';
 
+/// Sessions that were barred, and when: see [`Command::Bar`](crate::master::command::Command::Bar).
+pub const BARRED: &[u8] = b"vbarred";
+
 /// Locked ranges of files, by inode, kind, session, owner and first byte.
 pub const LOCK: u8 = b'y';
 

@@ -207,6 +207,24 @@ impl<K: Kv> MasterState<K> {
     ) -> Result<Applied, StateError> {
         match command {
             Command::Mutate { op, low, body } => self.mutate(*op, *low, body, effects),
+            Command::MutateAfter {
+                op,
+                low,
+                after,
+                sole_at,
+                body,
+            } => match self.is_early(*op, (*low, *after), *sole_at)? {
+                Some(error) => Ok(Applied {
+                    result: Some((*op, Err(error))),
+                    ..Applied::default()
+                }),
+                None => self.mutate(*op, *low, body, effects),
+            },
+            Command::Bar { clients } => {
+                let at = self.applied.index;
+                self.sessions.bar(&mut self.kv, clients, at);
+                Ok(Applied::default())
+            }
             Command::Bootstrap {
                 cluster,
                 quorum,
@@ -300,6 +318,32 @@ impl<K: Kv> MasterState<K> {
             map_changed: true,
             ..Applied::default()
         })
+    }
+
+    /// Why a change that builds on the one before is not applied now, or ever: they are applied in the order
+    /// in which they were made, whatever becomes of connections and leaders in between, and only while nobody
+    /// else could see what they have not yet done.
+    fn is_early(
+        &self,
+        op: OpId,
+        (low, after): (u64, u64),
+        sole_at: LogIndex,
+    ) -> Result<Option<WireError>, StateError> {
+        if self.sessions.get(op.client).is_none() {
+            return Ok(None); // Refused as such.
+        }
+        let is_decided = |op| self.sessions.is_decided(&self.kv, op);
+        if self.sessions.is_barred(op.client, sole_at) && !is_decided(op)? {
+            let detail = "others were let in before this was heard of";
+            return Ok(Some(WireError::new(ErrorCode::OpAborted, detail)));
+        }
+        let before = OpId { seq: after, ..op };
+        // The first sequence is 1; the session itself says that all below `low` are finished.
+        if after >= low.max(1) && !is_decided(before)? {
+            let detail = format!("op {before} comes first");
+            return Ok(Some(WireError::new(ErrorCode::NotReady, detail)));
+        }
+        Ok(None)
     }
 
     fn mutate(

@@ -8,7 +8,7 @@
 //! 4. refusals of class *retry* decide nothing: the same op-id may come again.
 use super::{StateError, keys};
 use crate::store::{Kv, KvRead, prefix_end};
-use crate::types::{ClientId, OpId, Time};
+use crate::types::{ClientId, LogIndex, OpId, Time};
 use crate::wire::master::Touched;
 use crate::wire::{ErrorClass, ErrorCode, MutationOk, WireError};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub enum Decision {
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: BTreeMap<ClientId, SessionRow>,
+    /// Those that were barred, and the place in the log of the last time.
+    barred: BTreeMap<ClientId, LogIndex>,
 }
 
 impl Sessions {
@@ -66,7 +68,21 @@ impl Sessions {
                 keys::decode("session", &key, &value)?,
             );
         }
-        Ok(Self { live })
+        let barred = keys::get(kv, "barred", keys::BARRED)?.unwrap_or_default();
+        Ok(Self { live, barred })
+    }
+
+    /// What was queued before `at` by sessions that live is refused from now on.
+    pub fn bar(&mut self, kv: &mut impl Kv, clients: &[ClientId], at: LogIndex) {
+        for client in clients.iter().filter(|id| self.live.contains_key(id)) {
+            self.barred.insert(*client, at);
+        }
+        keys::put(kv, keys::BARRED.to_vec(), &self.barred);
+    }
+
+    /// A change that was queued when the session was the only one as of `sole_at` comes too late.
+    pub fn is_barred(&self, client: ClientId, sole_at: LogIndex) -> bool {
+        self.barred.get(&client).is_some_and(|at| sole_at < *at)
     }
 
     /// A live session.
@@ -111,6 +127,9 @@ impl Sessions {
     pub fn end(&mut self, kv: &mut impl Kv, client: ClientId) -> Result<bool, StateError> {
         if self.live.remove(&client).is_none() {
             return Ok(false);
+        }
+        if self.barred.remove(&client).is_some() {
+            keys::put(kv, keys::BARRED.to_vec(), &self.barred);
         }
         kv.delete(&keys::client(keys::SESSION, client));
         kv.put(keys::client(keys::EXPIRED, client), Vec::new());
@@ -164,6 +183,14 @@ impl Sessions {
             )));
         }
         Ok(Decision::Open)
+    }
+
+    /// True iff an op of a live session is decided or given up: nothing of it is to come.
+    pub fn is_decided(&self, kv: &impl KvRead, op: OpId) -> Result<bool, StateError> {
+        let is_finished = |row: &SessionRow| op.seq < row.low;
+        Ok(self.live.get(&op.client).is_some_and(is_finished)
+            || kv.get(&keys::op(keys::RESULT, op))?.is_some()
+            || kv.get(&keys::op(keys::ABORTED, op))?.is_some())
     }
 
     /// Records a decision; a refusal of class retry is none.

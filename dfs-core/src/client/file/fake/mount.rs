@@ -1,9 +1,9 @@
 //! One mount of the fake cluster.
 use super::Cluster;
-use crate::client::LockGrant;
 use crate::client::file::backend::{Backend, BoxFuture, OpHandle, Opened};
 use crate::client::file::layer::FileLayer;
 use crate::client::file::layout::LayoutCache;
+use crate::client::{LockGrant, SetAttrArgs};
 use crate::types::{
     ChunkNo, ClientId, Extent, HeldLock, Ino, LockRequest, LockSpace, LogIndex, ObjectId, OpId,
     PgMap, StoreId, Time, Timestamp, VersionNo,
@@ -240,6 +240,22 @@ impl Backend for FakeMount {
     fn mutate(&self, body: Mutation) -> BoxFuture<'_, Result<MutationOk, WireError>> {
         let op = self.begin_op().op();
         Box::pin(self.run_mutation(op, body))
+    }
+    fn hold_later(&self) -> Option<Box<dyn Send>> {
+        Some(Box::new(()))
+    }
+    fn set_attr(
+        &self,
+        ino: Ino,
+        args: SetAttrArgs,
+    ) -> BoxFuture<'_, Result<crate::types::Attr, WireError>> {
+        let op = self.begin_op().op();
+        Box::pin(async move {
+            match self.run_mutation(op, args.body(ino)).await? {
+                MutationOk::Attr(attr) => Ok(attr),
+                _ => Err(ErrorCode::BadRequest.into()),
+            }
+        })
     }
     fn layout(
         &self,

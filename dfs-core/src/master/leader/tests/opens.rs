@@ -39,6 +39,7 @@ fn declare(bench: &mut Bench, conn: ConnId, client: ClientId, opens: Vec<OpenIno
         low: 1,
         clean_term: term,
         opens,
+        queued: false,
     };
     bench.call(conn, said).unwrap();
 }

@@ -1,12 +1,11 @@
 //! What only the sole session may do, and files that are open as soon as they are made.
 use super::bench::{Bench, CLIENT_A, CLIENT_B};
 use super::{A, B, create, getattr, keep_alive, mutate, open, sessions};
-use crate::types::{ClientId, Ino, Term};
-use crate::wire::Push;
-use crate::wire::Query;
+use crate::types::{ClientId, Ino, LogIndex, Name, OpId, Term};
 use crate::wire::master::{MasterRequest, MasterResponse, Mutated};
 use crate::wire::mutation::MutationOk;
 use crate::wire::rpc::{ConnId, ReplyTo};
+use crate::wire::{ErrorCode, Push, Query};
 
 fn begin(bench: &mut Bench, conn: ConnId, client: ClientId) -> ReplyTo {
     let label = "test".to_owned();
@@ -87,6 +86,109 @@ fn who_looks_without_a_session_waits_too() {
         is_sole(&mut bench, CLIENT_A, A),
         "until somebody looks again"
     );
+}
+
+/// A change that A queued when it was told at `sole_at` that it is the only session.
+fn queued(seq: u64, sole_at: LogIndex, name: &str) -> MasterRequest {
+    MasterRequest::MutateAfter {
+        op: OpId { client: A, seq },
+        low: seq,
+        after: 0,
+        sole_at,
+        body: create(name),
+        open: None,
+    }
+}
+
+/// As of when the only session is that.
+fn sole_at(bench: &mut Bench) -> LogIndex {
+    let term = bench.leader().raft().term();
+    match bench.call(CLIENT_A, keep_alive(A, term)) {
+        Ok(MasterResponse::Session {
+            sole: true, as_of, ..
+        }) => as_of,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn regression_who_looks_from_outside_sees_what_the_only_session_had_queued() {
+    let mut bench = alone();
+    let at = sole_at(&mut bench);
+    let looks = bench.send(
+        CLIENT_B,
+        MasterRequest::Query {
+            client: None,
+            interest: false,
+            body: Query::Lookup {
+                parent: Ino::ROOT,
+                name: Name::new("f").unwrap(),
+            },
+        },
+    );
+    bench.settle();
+    assert!(!bench.has_reply(looks));
+    bench.call(CLIENT_A, queued(1, at, "f")).unwrap();
+    give_up(&mut bench);
+    assert!(bench.has_reply(looks));
+    assert!(
+        bench.reply(looks).unwrap().is_ok(),
+        "as of now, not of when it was asked"
+    );
+}
+
+#[test]
+fn regression_what_a_silent_session_has_queued_is_refused_once_another_was_let_in() {
+    let mut bench = alone();
+    let at = sole_at(&mut bench);
+    bench.call(CLIENT_A, queued(1, at, "before")).unwrap();
+    let asked = begin(&mut bench, CLIENT_B, B);
+    bench.run_for(3_000);
+    assert!(bench.has_reply(asked), "A does not answer");
+    let refused = bench.call(CLIENT_A, queued(2, at, "late")).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::OpAborted);
+    let close = MasterRequest::CloseSession { client: B };
+    bench.call(CLIENT_B, close).unwrap();
+    // It hears that it is alone again: what it queues from here on is in time.
+    give_up(&mut bench);
+    let again = sole_at(&mut bench);
+    assert!(again > at);
+    bench.call(CLIENT_A, queued(3, again, "again")).unwrap();
+}
+
+#[test]
+fn regression_a_session_begins_after_what_another_had_queued_before_an_election() {
+    let mut bench = Bench::new(3, 3);
+    bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
+    bench.run_until("groups exist", |b| b.members_complete());
+    let asked = begin(&mut bench, CLIENT_A, A);
+    bench.run_until("a session", |b| b.has_reply(asked));
+    let at = sole_at(&mut bench);
+    bench.stop(bench.leader_id());
+    bench.run_until("another leader", |b| b.has_leader());
+    let asked = begin(&mut bench, CLIENT_B, B);
+    let said = match keep_alive(A, bench.leader().raft().term()) {
+        MasterRequest::KeepAlive {
+            client,
+            low,
+            clean_term,
+            opens,
+            ..
+        } => MasterRequest::KeepAlive {
+            client,
+            low,
+            clean_term,
+            opens,
+            queued: true,
+        },
+        other => other,
+    };
+    bench.call(CLIENT_A, said).unwrap();
+    bench.run_for(100);
+    assert!(!bench.has_reply(asked), "A has changes queued");
+    bench.call(CLIENT_A, queued(1, at, "f")).unwrap();
+    give_up(&mut bench);
+    bench.run_until("a session", |b| b.has_reply(asked));
 }
 
 #[test]

@@ -3,7 +3,7 @@ use super::*;
 use crate::master::command::{ChangeCause, PgChange};
 use crate::store::MemKv;
 use crate::types::{
-    ClientId, Epoch, FileKind, Incarnation, Ino, LeaseSeq, Name, NodeId, PgId, StoreId,
+    ClientId, Epoch, FileKind, Incarnation, Ino, LeaseSeq, Name, NodeId, PgId, StoreId, Timestamp,
 };
 use crate::wire::MutationOk;
 use crate::wire::master::Note;
@@ -90,6 +90,68 @@ fn an_abandoned_op_is_never_applied() {
     assert_eq!(applied.result.unwrap().1, Ok(MutationOk::Done));
     assert!(applied.notes_added, "stores are told");
     assert_eq!(f.create(5, "late").unwrap_err().code, ErrorCode::OpAborted);
+}
+
+#[test]
+fn a_change_that_follows_another_waits_for_it_and_for_nothing_else() {
+    let mut f = Fixture::new();
+    let reserve = Mutation::Reserve { count: 4 };
+    let op = |seq| OpId { client: C, seq };
+    let first = f.apply(Command::Mutate {
+        op: op(1),
+        low: 1,
+        body: reserve,
+    });
+    let Ok(MutationOk::Reserved { first }) = first.result.unwrap().1 else {
+        panic!("reserved nothing");
+    };
+    let make = |ino: u64, name: &str| Mutation::CreateAs {
+        ino: Ino(ino),
+        parent: Ino::ROOT,
+        name: Name::new(name).unwrap(),
+        node: NewNode {
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Vec::new(),
+        },
+        at: Timestamp::from_log_time(Time(5)),
+    };
+    let mut after = |seq, low, after, body| {
+        let op = op(seq);
+        let applied = f.apply(Command::MutateAfter {
+            op,
+            low,
+            after,
+            sole_at: LogIndex(3),
+            body,
+        });
+        applied.result.unwrap().1.map_err(|e| e.code)
+    };
+    assert_eq!(
+        after(3, 2, 2, make(first.0 + 1, "b")),
+        Err(ErrorCode::NotReady)
+    );
+    assert!(after(2, 2, 0, make(first.0, "a")).is_ok());
+    let done = after(3, 2, 2, make(first.0 + 1, "b"));
+    assert!(done.is_ok());
+    assert_eq!(after(3, 2, 2, make(first.0 + 1, "b")), done, "once");
+    let in_use = after(4, 4, 3, make(first.0, "c"));
+    assert_eq!(in_use, Err(ErrorCode::Invalid), "the number is in use");
+    let beyond = after(5, 5, 4, make(first.0 + 4, "c"));
+    assert_eq!(
+        beyond,
+        Err(ErrorCode::Invalid),
+        "the number was not reserved"
+    );
+    // Op 8 was given up: the session says that all below 9 are finished.
+    assert!(after(9, 9, 8, make(first.0 + 2, "c")).is_ok());
+    for count in [0, u32::MAX] {
+        let refused = after(10, 9, 9, Mutation::Reserve { count });
+        assert_eq!(refused, Err(ErrorCode::Invalid));
+    }
 }
 
 #[test]

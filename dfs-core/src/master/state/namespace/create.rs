@@ -2,13 +2,18 @@
 use super::history;
 use super::records::{DirPart, Inode};
 use super::tx::Tx;
-use super::{FIRST_COOKIE, LINKS_MAX, SYMLINK_MAX, dentry, read};
+use super::{FIRST_COOKIE, LINKS_MAX, SYMLINK_MAX, dentry, keys, read};
 use crate::master::state::{ApplyError, StateError};
-use crate::types::{FileKind, Ino, Name};
-use crate::wire::mutation::NewNode;
+use crate::store::Kv;
+use crate::types::{ClientId, FileKind, Ino, Name, Timestamp};
+use crate::wire::mutation::{NewNode, RESERVE_MAX};
 use crate::wire::{ErrorCode, MutationOk, WireError};
 
-const SETGID: u32 = 0o2000;
+/// Lots of numbers that a session has at a time: what was queued under the one before the last is decided.
+const LOTS_MAX: usize = 3;
+
+/// First number and count.
+type Lots = Vec<(u64, u32)>;
 
 /// The root directory of a new cluster.
 pub(super) fn root(tx: &mut Tx<'_>) -> Result<(), StateError> {
@@ -56,12 +61,83 @@ pub(super) fn create(
             created: false,
         });
     }
-    let mut inode = new_inode(tx, &dir, node)?;
+    let ino = tx.next_ino();
+    make(tx, ino, (parent, &dir), name, node)
+}
+
+/// Sets numbers aside; see [`crate::wire::Mutation::Reserve`].
+pub(super) fn reserve(tx: &mut Tx<'_>, count: u32) -> Result<MutationOk, ApplyError> {
+    if count == 0 || count > RESERVE_MAX {
+        let detail = format!("1 to {RESERVE_MAX} numbers can be reserved at a time, not {count}");
+        return Err(WireError::new(ErrorCode::Invalid, detail).into());
+    }
+    if !tx.is_all_writable() {
+        // Then each new file gets a number whose group can be written, one at a time.
+        let detail = "some groups have too few stores";
+        return Err(WireError::new(ErrorCode::Unavailable, detail).into());
+    }
+    let key = keys::reserved(tx.op.client);
+    let first = tx.reserve_inos(count);
+    let mut lots = lots(tx)?;
+    lots.push((first.0, count));
+    let old = lots.len().saturating_sub(LOTS_MAX);
+    lots.drain(..old);
+    tx.put(key, &lots);
+    Ok(MutationOk::Reserved { first })
+}
+
+/// The numbers that the session of this change has reserved last.
+fn lots(tx: &Tx<'_>) -> Result<Lots, StateError> {
+    let key = keys::reserved(tx.op.client);
+    Ok(read::get(&tx.kv, "reserved", &key)?.unwrap_or_default())
+}
+
+/// A session has ended: its numbers are not used any more.
+pub(super) fn give_back(tx: &mut Tx<'_>, client: ClientId) {
+    tx.kv.delete(&keys::reserved(client));
+}
+
+/// Makes a name; see [`crate::wire::Mutation::CreateAs`].
+pub(super) fn create_as(
+    tx: &mut Tx<'_>,
+    (ino, at): (Ino, Timestamp),
+    parent: Ino,
+    name: &Name,
+    node: &NewNode,
+) -> Result<MutationOk, ApplyError> {
+    let dir = dentry::live_dir(tx, parent)?;
+    dentry::allowed_name(name)?;
+    if read::dentry(&tx.kv, parent, name)?.is_some() {
+        return Err(ErrorCode::Exists.into());
+    }
+    let is_in = |lot: &(u64, u32)| (lot.0..lot.0 + u64::from(lot.1)).contains(&ino.0);
+    if !lots(tx)?.iter().any(is_in) || read::inode(&tx.kv, ino)?.is_some() {
+        let detail = format!("inode number {ino} was not reserved, or is in use");
+        return Err(WireError::new(ErrorCode::Invalid, detail).into());
+    }
+    make(tx, ino, (parent, &dir), name, node)?;
+    let inode = tx.update_inode(ino, |inode| {
+        (inode.atime, inode.mtime) = (at, at);
+        (inode.ctime, inode.crtime) = (at, at);
+    })?;
+    Ok(MutationOk::Entry {
+        attr: inode.attr(ino),
+        created: true,
+    })
+}
+
+fn make(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    (parent, dir): (Ino, &Inode),
+    name: &Name,
+    node: &NewNode,
+) -> Result<MutationOk, ApplyError> {
+    let mut inode = new_inode(tx, dir, node)?;
     if node.kind == FileKind::Dir {
         inode.nlink = 2;
         inode.dir = Some(dir_part(parent));
     }
-    let ino = tx.next_ino();
     tx.put_inode(ino, &inode)?;
     dentry::add(tx, parent, name, ino, node.kind, None)?;
     history::settle(tx, parent, name)?;
@@ -81,15 +157,9 @@ fn new_inode(tx: &Tx<'_>, dir: &Inode, node: &NewNode) -> Result<Inode, ApplyErr
     if node.target.len() > SYMLINK_MAX {
         return Err(ErrorCode::NameTooLong.into());
     }
-    let mut inode = Inode::new(node.kind, node.mode, node.uid, node.gid, tx.now());
-    if dir.mode & SETGID != 0 {
-        inode.gid = dir.gid;
-        if node.kind == FileKind::Dir {
-            inode.mode |= SETGID;
-        }
-    }
+    let (mode, gid) = node.inherited(dir.mode, dir.gid);
+    let mut inode = Inode::new(node.kind, mode, node.uid, gid, tx.now());
     if is_symlink {
-        inode.mode = 0o777;
         inode.target.clone_from(&node.target);
     }
     if matches!(node.kind, FileKind::BlockDev | FileKind::CharDev) {

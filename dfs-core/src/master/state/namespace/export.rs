@@ -5,6 +5,7 @@ use crate::master::state::StateError;
 use crate::store::KvRead;
 use crate::types::{Attr, ChunkNo, Extent, Ino, Name, ObjectId};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// An inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,18 @@ pub struct NodeRecord {
 /// [`StateError`] when the rows are broken; so for all of these.
 pub fn next_ino(kv: &dyn KvRead) -> Result<Ino, StateError> {
     Ok(Ino(read::meta(kv)?.next_ino))
+}
+
+/// Numbers below that which may have been used since: sessions had reserved them.
+pub fn reserved_inos(kv: &dyn KvRead) -> Result<Vec<Range<Ino>>, StateError> {
+    let mut found = Vec::new();
+    read::for_each(kv, keys::RESERVED, |key, value| {
+        let lots: Vec<(u64, u32)> = read::decode("reserved", key, value)?;
+        let range = |(first, count): (u64, u32)| Ino(first)..Ino(first + u64::from(count));
+        found.extend(lots.into_iter().map(range));
+        Ok(true)
+    })?;
+    Ok(found)
 }
 
 /// All inodes, ascending: those without a name too.

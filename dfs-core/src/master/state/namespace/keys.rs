@@ -6,6 +6,7 @@
 //! | `a1` | inode | orphan (no link, no pin) |
 //! | `a2` | inode, key | extended attribute |
 //! | `a3` | | plain renames of the last minute |
+//! | `a4` | client | inode numbers that it has reserved: first and count, newest last |
 //! | `b` | inode | [`Inode`](super::records::Inode) |
 //! | `c` | directory, name | [`Dentry`](super::records::Dentry) |
 //! | `d` | directory, cookie | name, inode, kind |
@@ -24,8 +25,14 @@ use crate::types::{ChunkNo, ClientId, Ino, Name, ObjectId, OpId, PgId, Time, Ver
 
 /// Tables that say what there is and where its bytes are; the others follow from these, or matter
 /// only while masters run. In key order.
-pub const NAMESPACE_TABLES: [&[u8]; 7] =
-    [META, XATTRS, INODES, DENTRIES, ROWS, HISTORIES, VERSIONS];
+pub const NAMESPACE_TABLES: [&[u8]; 8] = [
+    META, XATTRS, RESERVED, INODES, DENTRIES, ROWS, HISTORIES, VERSIONS,
+];
+
+/// The numbers that a session has reserved.
+pub(super) fn reserved(client: ClientId) -> Vec<u8> {
+    Key::new(RESERVED).u128(client.0).0
+}
 
 /// A key being built.
 struct Key(Vec<u8>);
@@ -62,6 +69,7 @@ pub(super) const META: &[u8] = b"a0";
 pub(super) const ORPHANS: &[u8] = b"a1";
 pub(super) const XATTRS: &[u8] = b"a2";
 pub(super) const MOVES: &[u8] = b"a3";
+pub(super) const RESERVED: &[u8] = b"a4";
 pub(super) const INODES: &[u8] = b"b";
 pub(super) const DENTRIES: &[u8] = b"c";
 pub(super) const COOKIES: &[u8] = b"d";

@@ -120,6 +120,14 @@ fn dispatch(tx: &mut tx::Tx<'_>, body: &Mutation) -> Result<MutationOk, ApplyErr
             node,
             exclusive,
         } => create::create(tx, *parent, name, node, *exclusive),
+        Mutation::Reserve { count } => create::reserve(tx, *count),
+        Mutation::CreateAs {
+            ino,
+            parent,
+            name,
+            node,
+            at,
+        } => create::create_as(tx, (*ino, *at), *parent, name, node),
         Mutation::Link { ino, parent, name } => create::link(tx, *ino, *parent, name),
         Mutation::Unlink {
             parent,
@@ -207,7 +215,10 @@ pub fn seal_all(ctx: &mut ApplyCtx<'_>, inos: &[Ino]) -> Result<(), StateError> 
 /// # Errors
 /// [`StateError`] when the tables are broken.
 pub fn end_session(ctx: &mut ApplyCtx<'_>, client: ClientId) -> Result<(), StateError> {
-    broken_only(tx::run(ctx, |tx| Ok(commit::end_session(tx, client)?)))
+    broken_only(tx::run(ctx, |tx| {
+        create::give_back(tx, client);
+        Ok(commit::end_session(tx, client)?)
+    }))
 }
 
 /// What kind of inode this is, if it lives.

@@ -109,7 +109,7 @@ impl Inode {
             version: VersionNo(0),
             display_base: 0,
             open: None,
-            lease: LeaseSeq(1),
+            lease: LeaseSeq::FIRST,
             pins: 0,
             xattrs: 0,
             xattr_bytes: 0,

@@ -11,7 +11,7 @@ use super::records::{Inode, Meta, NameHistory, VersionRec};
 use crate::master::state::{ApplyCtx, ApplyError, Effects, StateError, WatchEvent};
 use crate::store::{Kv, KvOp, KvRead, OverlayKv};
 use crate::types::{
-    ChunkNo, FileKind, Ino, Name, ObjectId, OpId, PgId, PgMap, StoreId, Time, Timestamp,
+    ChunkNo, FileKind, Ino, Name, ObjectId, OpId, PgId, PgInfo, PgMap, StoreId, Time, Timestamp,
 };
 use crate::wire::master::Touched;
 use crate::wire::{ErrorCode, WireError};
@@ -98,12 +98,26 @@ impl Tx<'_> {
         ino
     }
 
+    /// Numbers that no inode had before: the first of `count`.
+    pub(super) fn reserve_inos(&mut self, count: u32) -> Ino {
+        let first = self.meta.next_ino.max(Ino::ROOT.0 + 1);
+        self.meta.next_ino = first + u64::from(count);
+        Ino(first)
+    }
+
+    /// Every number's first chunk can be written now.
+    pub(super) fn is_all_writable(&self) -> bool {
+        self.map.pgs.iter().all(|info| self.has_quorum(info))
+    }
+
     fn is_writable(&self, ino: Ino) -> bool {
         let info = self.map.of_chunk(ino, ChunkNo::HOME).1;
-        info.is_none_or(|info| {
-            let up = info.members.iter().filter(|store| !(self.is_down)(store));
-            info.members.is_empty() || up.count() >= usize::from(self.map.quorum.w)
-        })
+        info.is_none_or(|info| self.has_quorum(info))
+    }
+
+    fn has_quorum(&self, info: &PgInfo) -> bool {
+        let up = info.members.iter().filter(|store| !(self.is_down)(store));
+        info.members.is_empty() || up.count() >= usize::from(self.map.quorum.w)
     }
 
     /// Names in the index of deleted history.
