@@ -2,7 +2,7 @@
 use super::cache::{Change, Key, Learned, Token, XattrList};
 use super::core::Client;
 use super::error::{ClientError, Result};
-use crate::types::{Attr, FileKind, Ino, SetTime, Timestamp, without_suid};
+use crate::types::{Attr, FileKind, Ino, LogIndex, SetTime, Timestamp, without_suid};
 use crate::wire::mutation::XattrMode;
 use crate::wire::{Mutation, MutationOk, Query, QueryAnswer};
 use std::sync::Arc;
@@ -177,6 +177,26 @@ impl Client {
         }
         let attr = self.change_node(ino, args.body(ino)).await?;
         attr.ok_or(ClientError::Mismatch { asked: "setattr" })
+    }
+
+    /// The same, of a change that a program was told of as done when no other session existed as of `sole_at`:
+    /// it is refused if another one was let in since without waiting for it.
+    pub(super) async fn setattr_as_of(
+        &self,
+        ino: Ino,
+        args: SetAttrArgs,
+        sole_at: LogIndex,
+    ) -> Result<Attr> {
+        if let Some(attr) = self.setattr_behind(ino, args) {
+            return Ok(attr);
+        }
+        let change = self.cache.begin(vec![Key::Node(ino)]);
+        let done = self.change_in_time(args.body(ino), sole_at).await;
+        self.end_node_change(change, &done);
+        match done? {
+            MutationOk::Attr(attr) => Ok(self.shown(attr)),
+            _ => Err(ClientError::Mismatch { asked: "setattr" }),
+        }
     }
 
     /// Tells of reads: moves access times as [`Attr::is_accessed_at`] says.

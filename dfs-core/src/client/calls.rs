@@ -9,7 +9,7 @@ use super::behind::NUMBERS;
 use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::net::Conn;
-use crate::types::{ClientId, OpId};
+use crate::types::{ClientId, LogIndex, OpId};
 use crate::wire::master::Mutated;
 use crate::wire::{
     ErrorClass, ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer,
@@ -200,16 +200,40 @@ impl Client {
         done.map(|done| done.ok)
     }
 
+    /// A change of when no other session existed as of `sole_at`.
+    pub(super) async fn change_in_time(
+        &self,
+        body: Mutation,
+        sole_at: LogIndex,
+    ) -> Result<MutationOk> {
+        let deadline = Instant::now() + self.config.deadline_meta;
+        self.wait_behind(deadline).await?;
+        let ticket = self.session.begin_op();
+        let op = ticket.op();
+        let make = |_| MasterRequest::MutateAfter {
+            op,
+            low: self.session.low_for(op),
+            after: 0,
+            sole_at,
+            body: body.clone(),
+            open: None,
+        };
+        self.ask_change(op, &make, deadline)
+            .await
+            .map(|done| done.ok)
+    }
+
     /// Sets inode numbers aside; waits for nothing that is queued.
-    pub(super) async fn reserve_now(&self) -> Result<MutationOk> {
+    pub(super) async fn reserve_now(&self) -> Result<(ClientId, MutationOk)> {
         let ticket = self.session.begin_op();
         let (body, within) = (
             Mutation::Reserve { count: NUMBERS },
             self.config.deadline_meta,
         );
         let deadline = Instant::now() + within;
-        let done = self.change_now(ticket.op(), body, None, deadline).await;
-        done.map(|done| done.ok)
+        let op = ticket.op();
+        let done = self.change_now(op, body, None, deadline).await;
+        done.map(|done| (op.client, done.ok))
     }
 
     async fn change_as(
@@ -231,15 +255,24 @@ impl Client {
         open: Option<bool>,
         deadline: Instant,
     ) -> Result<Mutated> {
-        self.check_usable(true)?;
-        let within = deadline.saturating_duration_since(Instant::now());
         let make = |_| MasterRequest::Mutate {
             op,
             low: self.session.low_for(op),
             body: body.clone(),
             open,
         };
-        match self.persist(&make, deadline, true).await {
+        self.ask_change(op, &make, deadline).await
+    }
+
+    async fn ask_change(
+        &self,
+        op: OpId,
+        make: &(dyn Fn(ClientId) -> MasterRequest + Send + Sync),
+        deadline: Instant,
+    ) -> Result<Mutated> {
+        self.check_usable(true)?;
+        let within = deadline.saturating_duration_since(Instant::now());
+        match self.persist(make, deadline, true).await {
             Ok(MasterResponse::Mutated(done)) => Ok(done),
             Ok(_) => Err(ClientError::Unknown {
                 op,

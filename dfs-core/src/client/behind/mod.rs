@@ -105,11 +105,15 @@ pub(super) struct Behind {
 }
 
 /// A change that comes later, until this is dropped.
-pub(super) struct Later(watch::Sender<usize>);
+pub(super) struct Later {
+    /// When this session was told last, before it was made, that it is the only one.
+    pub(super) sole_at: LogIndex,
+    count: watch::Sender<usize>,
+}
 
 impl Drop for Later {
     fn drop(&mut self) {
-        self.0.send_modify(|n| *n -= 1);
+        self.count.send_modify(|n| *n -= 1);
     }
 }
 
@@ -194,7 +198,10 @@ impl Client {
             return None;
         }
         self.behind.later.send_modify(|n| *n += 1);
-        let later = Later(self.behind.later.clone());
+        let later = Later {
+            sole_at: self.sole_at(),
+            count: self.behind.later.clone(),
+        };
         // Looked at only now: whoever ends it counts after that.
         self.lends().then_some(later)
     }

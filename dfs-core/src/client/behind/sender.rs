@@ -313,7 +313,8 @@ impl Client {
             state.is_reserving = false;
             match reserved {
                 // What is left of the last lot stays unused: numbers are not scarce.
-                Ok(MutationOk::Reserved { first }) => {
+                // Those of a session that was lost meanwhile are not its successor's.
+                Ok((of, MutationOk::Reserved { first })) if of == client.client_id() => {
                     state.numbers = first.0..first.0 + u64::from(NUMBERS);
                 }
                 Ok(_) => {}

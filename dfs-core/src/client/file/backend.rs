@@ -68,10 +68,15 @@ pub trait Backend: Send + Sync + 'static {
     /// A mutation under a fresh op-id of the current session.
     fn mutate(&self, body: Mutation) -> BoxFuture<'_, Result<MutationOk, WireError>>;
     /// A change may be made later, without a word to the program: until what this gives is dropped, other
-    /// sessions wait for it. `None`: it may not.
-    fn hold_later(&self) -> Option<Box<dyn Send>>;
-    /// A change of attributes, queued if it may be.
-    fn set_attr(&self, ino: Ino, args: SetAttrArgs) -> BoxFuture<'_, Result<Attr, WireError>>;
+    /// sessions wait for it. `None`: it may not. The index is that of [`set_attr`](Self::set_attr).
+    fn hold_later(&self) -> Option<(Box<dyn Send>, LogIndex)>;
+    /// A change of attributes, made when this session was the only one as of `sole_at`.
+    fn set_attr(
+        &self,
+        ino: Ino,
+        args: SetAttrArgs,
+        sole_at: LogIndex,
+    ) -> BoxFuture<'_, Result<Attr, WireError>>;
     /// Extents of chunks `first..first + count` at a version (`None`: current), with interest in
     /// the inode's content.
     fn layout(

@@ -8,7 +8,7 @@
 use super::inode::Inode;
 use super::layer::FileLayer;
 use crate::client::SetAttrArgs;
-use crate::types::{Attr, Ino, Timestamp, without_suid};
+use crate::types::{Attr, Ino, LogIndex, Timestamp, without_suid};
 use std::sync::Arc;
 
 /// A change that waits, and when it was made.
@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Later {
     args: SetAttrArgs,
     at: Timestamp,
+    /// As of when no other session existed.
+    sole_at: LogIndex,
 }
 
 impl Later {
@@ -55,7 +57,7 @@ impl FileLayer {
         let Some(inode) = self.find(ino).filter(|_| self.config.behind) else {
             return false;
         };
-        let Some(held) = self.backend.hold_later() else {
+        let Some((held, sole_at)) = self.backend.hold_later() else {
             return false;
         };
         let at = self.backend.wall();
@@ -67,7 +69,8 @@ impl FileLayer {
             }
             let before = state.later.take();
             let args = before.map_or(args, |before| merged(before.args, args));
-            state.later = Some(Later { args, at });
+            let sole_at = before.map_or(sole_at, |before| before.sole_at.min(sole_at));
+            state.later = Some(Later { args, at, sole_at });
             before.is_none()
         };
         if is_first {
@@ -86,7 +89,11 @@ impl FileLayer {
             let Some(later) = inode.state().later else {
                 break; // The session was lost.
             };
-            if let Err(error) = self.backend.set_attr(inode.ino, later.args).await {
+            if let Err(error) = self
+                .backend
+                .set_attr(inode.ino, later.args, later.sole_at)
+                .await
+            {
                 // Whoever syncs hears of it from there.
                 tracing::debug!(ino = %inode.ino, %error, "a change of attributes failed");
             }
@@ -129,6 +136,7 @@ mod tests {
                 ..mode(0o4755)
             },
             at: Timestamp::default(),
+            sole_at: LogIndex(1),
         };
         later.overtaken(true);
         assert_eq!((later.args.mtime, later.args.mode), (None, Some(0o755)));

@@ -226,14 +226,20 @@ impl Backend for OverClient {
         })
     }
 
-    fn hold_later(&self) -> Option<Box<dyn Send>> {
+    fn hold_later(&self) -> Option<(Box<dyn Send>, LogIndex)> {
         let later = self.client.hold_later()?;
-        Some(Box::new(later))
+        let sole_at = later.sole_at;
+        Some((Box::new(later), sole_at))
     }
 
-    fn set_attr(&self, ino: Ino, args: SetAttrArgs) -> BoxFuture<'_, Result<Attr, WireError>> {
+    fn set_attr(
+        &self,
+        ino: Ino,
+        args: SetAttrArgs,
+        sole_at: LogIndex,
+    ) -> BoxFuture<'_, Result<Attr, WireError>> {
         Box::pin(async move {
-            let done = self.client.setattr(ino, args).await;
+            let done = self.client.setattr_as_of(ino, args, sole_at).await;
             done.inspect_err(|error| self.client.note_failed(ino, error))
                 .map_err(wire)
         })

@@ -264,8 +264,12 @@ impl FileLayer {
                 freed += self.not_landed(inode, &mut state, cut, error);
             }
         }
-        if state.follows && state.flights.is_empty() && (state.writers == 0 || state.is_left()) {
-            self.end_period(inode, &mut state);
+        if state.follows && state.flights.is_empty() {
+            match state.writers == 0 || state.is_left() {
+                true => self.end_period(inode, &mut state),
+                // Somebody goes on with what was closed.
+                false => drop(self.cut(inode, &mut state, None, true)),
+            }
         }
         state.settle();
         let ends = state.has_ended();

@@ -136,7 +136,8 @@ impl Master {
                     self.lease_raised(asked, applied.refused.clone(), out);
                 }
             }
-            Pending::Bar { waits, .. } => {
+            Pending::Bar { waits, clients } => {
+                leading.coherence.barred(&clients);
                 for (wait, lapsed) in waits {
                     self.release_wait(wait, lapsed, out);
                 }
@@ -391,7 +392,10 @@ impl Master {
             }
             Some(Held::Unknown(asked)) => self.check_open(asked, out),
             Some(Held::Recalled(asked)) => self.fence(asked, lapsed, out),
-            Some(Held::Look(read)) => self.answer_seen(read, out),
+            Some(Held::Look(read)) => {
+                leading.held_answers -= 1;
+                self.answer_seen(read, out);
+            }
             None => {}
         }
     }

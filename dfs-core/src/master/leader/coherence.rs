@@ -47,6 +47,9 @@ pub(super) struct Coherence {
     /// Waits for the sessions of the former leader.
     for_election: Vec<WaitId>,
     settled: Vec<Settled>,
+    /// Sessions that may have changes queued, of a time when they were the only one, and are not waited for:
+    /// not heard of since the election, or since they were asked. Nobody is let in before they are barred.
+    unbarred: BTreeSet<ClientId>,
     counter: u64,
 }
 
@@ -58,10 +61,11 @@ impl Coherence {
         now: Time,
         sessions: impl IntoIterator<Item = ClientId>,
     ) -> Self {
-        let seats = sessions
+        let seats: BTreeMap<ClientId, Seat> = sessions
             .into_iter()
             .map(|client| (client, Seat::default()))
             .collect();
+        let unbarred = seats.keys().copied().collect();
         Self {
             config,
             term,
@@ -72,6 +76,7 @@ impl Coherence {
             waits: BTreeMap::new(),
             for_election: Vec::new(),
             settled: Vec::new(),
+            unbarred,
             // No ack of what was pushed in another term names a push of this one.
             counter: term.0 << 40,
         }
@@ -116,6 +121,17 @@ impl Coherence {
     /// A session that the former leader opened: what it caches is not known here.
     pub fn found(&mut self, client: ClientId) {
         self.seats.entry(client).or_default();
+        self.unbarred.insert(client);
+    }
+
+    /// What these have queued is refused from now on.
+    pub fn barred(&mut self, clients: &[ClientId]) {
+        self.unbarred.retain(|client| !clients.contains(client));
+    }
+
+    /// It may have changes queued that are to be refused before anybody is let in.
+    pub fn is_unbarred(&self, client: ClientId) -> bool {
+        self.unbarred.contains(&client)
     }
 
     /// A session says that it has changes queued.
@@ -147,10 +163,12 @@ impl Coherence {
                 });
             }
         }
+        seat.heard = now;
         if clean_term == self.term && !seat.clean {
             seat.clean = true;
-            if std::mem::take(&mut seat.queued) {
-                seat.granted_until = seat.granted_until.max(now + self.config.caches_margin);
+            let queued = std::mem::take(&mut seat.queued);
+            self.unbarred.remove(&client);
+            if queued {
                 self.drain_first(client, now, out);
             }
             if now < over && self.knows_all() {
@@ -206,6 +224,9 @@ impl Coherence {
     pub fn asked(&mut self, author: ClientId, conn: ConnId, at: Time) -> Moment {
         if !self.is_bound(author, conn) {
             return Moment::default();
+        }
+        if let Some(seat) = self.seats.get_mut(&author) {
+            seat.heard = at;
         }
         // An interest that is registered later is of a later moment.
         let (stamp, conn) = (self.next(), Some(conn));
@@ -290,7 +311,34 @@ impl Coherence {
         // The author waits for none of its own, but others do for what it has been told late.
         pending.retain(|(client, _)| Some(*client) != author);
         let election = !touched.is_empty() && !self.knows_all_but(author, now);
-        self.wait_for(pending, election)
+        let wait = self.wait_for(pending, election);
+        match touched.iter().any(|t| t.ino == Ino::SOLE) {
+            true => self.wait_for_bar(wait, now),
+            false => wait,
+        }
+    }
+
+    /// Whoever is let in waits until those are barred that may have changes queued and are not heard of.
+    fn wait_for_bar(&mut self, wait: Option<WaitId>, now: Time) -> Option<WaitId> {
+        let is_over = now >= self.election_over();
+        let is_clean = |client: &&ClientId| self.seats.get(client).is_some_and(|seat| seat.clean);
+        // The others have until the election is over.
+        let due = self.unbarred.iter().filter(|id| is_over || is_clean(id));
+        let barred: Vec<ClientId> = due.copied().collect();
+        if barred.is_empty() {
+            return wait;
+        }
+        if let Some(of_wait) = wait.and_then(|id| self.waits.get_mut(&id)) {
+            of_wait.barred.extend(barred);
+            return wait;
+        }
+        let wait = WaitId(self.next());
+        self.settled.push(Settled {
+            wait,
+            lapsed: Vec::new(),
+            barred,
+        });
+        Some(wait)
     }
 
     /// A change is settled as a whole, and not before what it builds on: where a rename, or a removal of
@@ -467,6 +515,10 @@ impl Coherence {
         let Some(outstanding) = seat.outstanding.remove(&seq) else {
             return;
         };
+        if outstanding.is_sole() {
+            // It has nothing queued any more.
+            self.unbarred.remove(&client);
+        }
         if let Push::Invalidate { touched, .. } = &outstanding.push {
             self.unacked
                 .remove(client, seq, outstanding.concerns.iter().copied());
@@ -519,6 +571,8 @@ impl Coherence {
     /// Who waits for the sessions of the former leader waits for what this one has queued, too: it may have
     /// been the only one.
     fn drain_first(&mut self, client: ClientId, now: Time, out: &mut Vec<MasterAction>) {
+        // Whoever comes from now on waits as well.
+        self.register(client, Ino::SOLE, out, now);
         if self.for_election.is_empty() {
             return;
         }
@@ -551,6 +605,7 @@ impl Coherence {
         let Some(seat) = self.seats.remove(&client) else {
             return;
         };
+        self.unbarred.remove(&client);
         for ino in seat.inos.keys() {
             forget(&mut self.interested, *ino, client);
         }
@@ -571,10 +626,13 @@ impl Coherence {
         }
         let mut lapsed = Vec::new();
         for (client, seat) in &mut self.seats {
-            let until = seat.granted_until;
+            let (until, heard) = (seat.granted_until, seat.heard);
             for (seq, o) in &mut seat.outstanding {
-                if !o.lapsed && o.lapses(until, now, &self.config) {
+                if !o.lapsed && o.lapses(until, heard, now, &self.config) {
                     o.lapsed = true;
+                    if o.is_sole() {
+                        self.unbarred.insert(*client);
+                    }
                     self.unacked
                         .remove(*client, *seq, o.concerns.iter().copied());
                     lapsed.push((std::mem::take(&mut o.waits), o.over(*client)));

@@ -408,7 +408,8 @@ impl Master {
                     .iter()
                     .filter_map(|(wait, _)| leading.held.remove(wait))
                 {
-                    leading.held_answers -= usize::from(matches!(held, Held::Answer { .. }));
+                    leading.held_answers -=
+                        usize::from(matches!(held, Held::Answer { .. } | Held::Look(_)));
                     let (to, error) = held.refused(&error);
                     out.push(refusal(to, error));
                 }

@@ -1,6 +1,7 @@
 //! What coherence keeps of one session, of one push, of one wait.
 use crate::types::{ClientId, Ino, Time};
 use crate::wire::Push;
+use crate::wire::master::Touched;
 use crate::wire::rpc::ConnId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -74,19 +75,27 @@ pub(super) enum Over {
 impl Outstanding {
     /// Why nothing waits any more for this push, which lapsed.
     pub fn over(&self, client: ClientId) -> Over {
-        match &self.push {
-            _ if self.recall_until.is_some() => Over::Recall(client),
-            Push::Invalidate { touched, .. } if touched.iter().any(|t| t.ino == Ino::SOLE) => {
-                Over::Sole(client)
-            }
-            _ => Over::Lapsed,
+        match self.recall_until {
+            Some(_) => Over::Recall(client),
+            None if self.is_sole() => Over::Sole(client),
+            None => Over::Lapsed,
         }
     }
 
-    /// Nothing waits for it any more, in a session whose grant lasts `until`.
-    pub fn lapses(&self, until: Time, now: Time, config: &CoherenceConfig) -> bool {
+    /// It asks the session to be the only one no longer.
+    pub fn is_sole(&self) -> bool {
+        let names_it = |touched: &[Touched]| touched.iter().any(|t| t.ino == Ino::SOLE);
+        matches!(&self.push, Push::Invalidate { touched, .. } if names_it(touched))
+    }
+
+    /// Nothing waits for it any more, in a session whose grant lasts `until` and that was `heard` of.
+    pub fn lapses(&self, until: Time, heard: Time, now: Time, config: &CoherenceConfig) -> bool {
         let Some(at_the_latest) = self.recall_until else {
-            return now >= until;
+            // One that lives may have many changes to send before it answers.
+            let is_busy = self.is_sole()
+                && now.since(heard) < config.caches_margin
+                && now.since(self.sent_at) < config.recall_timeout_alive;
+            return now >= until && !is_busy;
         };
         let silent = now >= until && now.since(self.sent_at) >= config.recall_timeout;
         silent || now >= at_the_latest
@@ -100,6 +109,8 @@ pub(super) struct Seat {
     pub clean: bool,
     /// It has changes queued, of a time when it was the only session.
     pub queued: bool,
+    /// When a keep-alive or a change of it came last.
+    pub heard: Time,
     /// No cache is used after this.
     pub granted_until: Time,
     pub outstanding: BTreeMap<u64, Outstanding>,

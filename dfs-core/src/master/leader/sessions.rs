@@ -121,7 +121,8 @@ impl Master {
         let valid = leading.coherence.grant(client, arrived, now);
         // What it queues from now on would be refused.
         let is_barring = leading.pending.values().any(|p| p.bars(client));
-        let sole = is_only && !valid.is_zero() && !is_barring;
+        let is_unbarred = leading.coherence.is_unbarred(client);
+        let sole = is_only && !valid.is_zero() && !is_barring && !is_unbarred;
         if sole {
             // Who begins a session, or looks without one, touches it.
             leading.coherence.register(client, Ino::SOLE, out, now);

@@ -122,6 +122,7 @@ impl Master {
         match wait {
             Some(wait) => {
                 leading.held.insert(wait, Held::Look(read));
+                leading.held_answers += 1;
             }
             None => self.answer_seen(read, out),
         }

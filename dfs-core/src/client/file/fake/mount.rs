@@ -241,13 +241,14 @@ impl Backend for FakeMount {
         let op = self.begin_op().op();
         Box::pin(self.run_mutation(op, body))
     }
-    fn hold_later(&self) -> Option<Box<dyn Send>> {
-        Some(Box::new(()))
+    fn hold_later(&self) -> Option<(Box<dyn Send>, LogIndex)> {
+        Some((Box::new(()), LogIndex(1)))
     }
     fn set_attr(
         &self,
         ino: Ino,
         args: SetAttrArgs,
+        _sole_at: LogIndex,
     ) -> BoxFuture<'_, Result<crate::types::Attr, WireError>> {
         let op = self.begin_op().op();
         Box::pin(async move {

@@ -158,6 +158,38 @@ fn regression_what_a_silent_session_has_queued_is_refused_once_another_was_let_i
 
 #[test]
 fn regression_a_session_begins_after_what_another_had_queued_before_an_election() {
+    let (mut bench, at) = alone_at_an_election();
+    let asked = begin(&mut bench, CLIENT_B, B);
+    let said = says_queued(&bench);
+    bench.call(CLIENT_A, said).unwrap();
+    bench.run_for(100);
+    assert!(!bench.has_reply(asked), "A has changes queued");
+    bench.call(CLIENT_A, queued(1, at, "f")).unwrap();
+    give_up(&mut bench);
+    bench.run_until("a session", |b| b.has_reply(asked));
+}
+
+/// A says what it has open, and that changes are queued.
+fn says_queued(bench: &Bench) -> MasterRequest {
+    MasterRequest::KeepAlive {
+        client: A,
+        low: 1,
+        clean_term: bench.leader().raft().term(),
+        opens: vec![],
+        queued: true,
+    }
+}
+
+fn look() -> MasterRequest {
+    MasterRequest::Query {
+        client: None,
+        interest: false,
+        body: Query::GetAttr { ino: Ino::ROOT },
+    }
+}
+
+/// A was alone, has queued changes since `at`, and there is another leader.
+fn alone_at_an_election() -> (Bench, LogIndex) {
     let mut bench = Bench::new(3, 3);
     bench.run_until("three voters", |b| b.leader().raft().voters().len() == 3);
     bench.run_until("groups exist", |b| b.members_complete());
@@ -166,27 +198,45 @@ fn regression_a_session_begins_after_what_another_had_queued_before_an_election(
     let at = sole_at(&mut bench);
     bench.stop(bench.leader_id());
     bench.run_until("another leader", |b| b.has_leader());
+    (bench, at)
+}
+
+#[test]
+fn regression_one_that_comes_back_long_after_an_election_is_barred_once_somebody_looked() {
+    let (mut bench, at) = alone_at_an_election();
+    bench.run_for(4_000);
+    let looks = bench.send(CLIENT_B, look());
+    bench.run_until("an answer", |b| b.has_reply(looks));
+    bench.call(CLIENT_A, says_queued(&bench)).unwrap();
+    let refused = bench.call(CLIENT_A, queued(1, at, "late")).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::OpAborted);
+}
+
+#[test]
+fn regression_one_that_comes_back_long_after_an_election_goes_on_if_nobody_looked() {
+    let (mut bench, at) = alone_at_an_election();
+    bench.run_for(4_000);
+    bench.call(CLIENT_A, says_queued(&bench)).unwrap();
+    // Nobody waited when it said so; who comes now does.
+    let looks = bench.send(CLIENT_B, look());
+    bench.settle();
+    assert!(!bench.has_reply(looks), "A has changes queued");
+    bench.call(CLIENT_A, queued(1, at, "in time")).unwrap();
+    give_up(&mut bench);
+    bench.run_until("an answer", |b| b.has_reply(looks));
+}
+
+#[test]
+fn regression_one_that_goes_on_sending_what_it_has_queued_is_not_barred() {
+    let mut bench = alone();
+    let at = sole_at(&mut bench);
     let asked = begin(&mut bench, CLIENT_B, B);
-    let said = match keep_alive(A, bench.leader().raft().term()) {
-        MasterRequest::KeepAlive {
-            client,
-            low,
-            clean_term,
-            opens,
-            ..
-        } => MasterRequest::KeepAlive {
-            client,
-            low,
-            clean_term,
-            opens,
-            queued: true,
-        },
-        other => other,
-    };
-    bench.call(CLIENT_A, said).unwrap();
-    bench.run_for(100);
-    assert!(!bench.has_reply(asked), "A has changes queued");
-    bench.call(CLIENT_A, queued(1, at, "f")).unwrap();
+    for seq in 1..=8 {
+        bench.run_for(500);
+        assert!(!bench.has_reply(asked), "A is busy, and heard of");
+        let name = format!("f{seq}");
+        bench.call(CLIENT_A, queued(seq, at, &name)).unwrap();
+    }
     give_up(&mut bench);
     bench.run_until("a session", |b| b.has_reply(asked));
 }
