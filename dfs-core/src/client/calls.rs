@@ -215,6 +215,7 @@ impl Client {
             low: self.session.low_for(op),
             after: 0,
             sole_at,
+            listens: patience(deadline),
             body: body.clone(),
             open: None,
         };
@@ -313,6 +314,12 @@ impl Client {
             other => other,
         }
     }
+}
+
+/// How long the author of a change listens for its answer for sure, whatever its way to the master takes.
+pub(super) fn patience(deadline: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    left.saturating_sub(ATTEMPT_MIN * 2 / 3)
 }
 
 /// A refusal that asking again at once would not change.

@@ -203,6 +203,9 @@ pub enum MasterRequest {
         /// As of what this session was told last, before the change was made, that it is the only one: refused
         /// (`OpAborted`) if another one was let in since without its acknowledgement.
         sole_at: LogIndex,
+        /// Its author listens for the answer at least so long, and asks nothing else meanwhile that this
+        /// could change the answer to.
+        listens: Duration,
         /// What.
         body: Mutation,
         /// As in [`Mutate`](Self::Mutate).

@@ -116,7 +116,7 @@ impl Client {
             return None;
         }
         let moment: OpenMoment = self.moment();
-        let Some(ino) = state.numbers.next().map(Ino) else {
+        let Some(ino) = state.next_number() else {
             self.behind.kick.notify_one();
             return None;
         };

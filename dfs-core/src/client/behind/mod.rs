@@ -39,7 +39,8 @@ use tokio::sync::{Notify, watch};
 const QUEUED_MAX: usize = 4096;
 /// Failures kept until somebody asks.
 const FAILED_MAX: usize = 4 * QUEUED_MAX;
-/// Inode numbers are asked for in such lots, and when fewer than half of one are left.
+/// Inode numbers are asked for in such lots, and when less than one is left: the answer comes behind what is
+/// queued, which may take as many.
 pub(super) const NUMBERS: u32 = 4096;
 
 /// A change on its way.
@@ -68,7 +69,8 @@ struct State {
     begin: u64,
     /// Op before the next one.
     last: Option<OpId>,
-    numbers: Range<u64>,
+    /// Lots of inode numbers.
+    numbers: VecDeque<Range<u64>>,
     is_reserving: bool,
     /// What nobody has heard of yet, by what it concerns.
     failed: BTreeMap<Ino, ClientError>,
@@ -77,6 +79,21 @@ struct State {
 impl State {
     fn end(&self) -> u64 {
         self.begin + self.queue.len() as u64
+    }
+
+    /// Inode numbers left.
+    fn left(&self) -> u64 {
+        self.numbers.iter().map(|lot| lot.end - lot.start).sum()
+    }
+
+    fn next_number(&mut self) -> Option<Ino> {
+        while let Some(lot) = self.numbers.front_mut() {
+            if let Some(number) = lot.next() {
+                return Some(Ino(number));
+            }
+            self.numbers.pop_front();
+        }
+        None
     }
 
     fn at(&mut self, position: u64) -> Option<&mut Queued> {

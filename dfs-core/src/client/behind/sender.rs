@@ -1,5 +1,6 @@
 //! The task that sends what is queued.
 use super::super::cache::Learned;
+use super::super::calls::patience;
 use super::super::core::Client;
 use super::super::error::ClientError;
 use super::super::session::OpenTicket;
@@ -14,6 +15,7 @@ use crate::wire::{
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
+use std::time::Instant;
 use tokio::task::JoinSet;
 
 /// Sent and not answered, at most.
@@ -107,11 +109,13 @@ impl Client {
 
     /// The first that was not sent.
     fn next_request(&self) -> Option<(u64, MasterRequest)> {
+        // Unanswered, the first of all is asked again for so long.
+        let deadline = deadline_in(self.config.deadline_meta);
         let mut state = self.behind.state();
         loop {
             let index = state.sent;
             let queued = state.queue.get(index)?;
-            let request = (!queued.is_decided).then(|| self.request(queued));
+            let request = (!queued.is_decided).then(|| self.request(queued, deadline));
             state.sent += 1;
             if let Some(request) = request {
                 return Some((state.begin + index as u64, request));
@@ -119,13 +123,14 @@ impl Client {
         }
     }
 
-    fn request(&self, queued: &Queued) -> MasterRequest {
+    fn request(&self, queued: &Queued, deadline: Instant) -> MasterRequest {
         let op = queued.ticket.op();
         MasterRequest::MutateAfter {
             op,
             low: self.session.low_for(op),
             after: queued.after,
             sole_at: queued.sole_at,
+            listens: patience(deadline),
             body: queued.body.clone(),
             open: queued.open,
         }
@@ -143,15 +148,15 @@ impl Client {
             let op = state.queue[index].ticket.op();
             (state.begin + index as u64, op)
         };
+        let deadline = deadline_in(self.config.deadline_meta);
         let make = |_| {
             let mut state = self.behind.state();
             match state.at(position) {
-                Some(queued) if queued.ticket.op() == op => self.request(queued),
+                Some(queued) if queued.ticket.op() == op => self.request(queued, deadline),
                 // Given up meanwhile; whoever asks for nothing gets an answer too.
                 _ => MasterRequest::Status,
             }
         };
-        let deadline = deadline_in(self.config.deadline_meta);
         let opened = self.session.begin_open();
         let result = match self.persist(&make, deadline, true).await {
             Ok(answer) => Ok(answer),
@@ -276,7 +281,7 @@ impl Client {
         // It is never decided perhaps.
         state.last = None;
         // Their numbers may be another's after whatever has happened.
-        state.numbers = 0..0;
+        state.numbers.clear();
         let is_made = |q: &&Queued| q.open.is_some() && !q.is_decided;
         let made = given_up.iter().filter(is_made);
         let made: Vec<_> = made.filter_map(|q| q.inos.last().copied()).collect();
@@ -300,8 +305,8 @@ impl Client {
     fn reserve(self: &Arc<Self>) {
         {
             let mut state = self.behind.state();
-            let left = state.numbers.end - state.numbers.start;
-            if state.is_reserving || left >= u64::from(NUMBERS / 2) || !self.lends() {
+            let has_enough = state.left() >= u64::from(NUMBERS);
+            if state.is_reserving || has_enough || !self.lends() {
                 return;
             }
             state.is_reserving = true;
@@ -312,10 +317,10 @@ impl Client {
             let mut state = client.behind.state();
             state.is_reserving = false;
             match reserved {
-                // What is left of the last lot stays unused: numbers are not scarce.
                 // Those of a session that was lost meanwhile are not its successor's.
                 Ok((of, MutationOk::Reserved { first })) if of == client.client_id() => {
-                    state.numbers = first.0..first.0 + u64::from(NUMBERS);
+                    let lot = first.0..first.0 + u64::from(NUMBERS);
+                    state.numbers.push_back(lot);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "no inode numbers reserved"),
@@ -330,7 +335,7 @@ impl Client {
             let first = state.queue.front();
             first.is_some_and(|queued| queued.ticket.op().client == client)
         };
-        self.behind.state().numbers = 0..0;
+        self.behind.state().numbers.clear();
         if is_of {
             let why = "the session expired";
             self.give_up(&WireError::new(ErrorCode::SessionExpired, why));
@@ -342,7 +347,7 @@ async fn ask(
     client: &Client,
     conn: &Conn,
     request: MasterRequest,
-    deadline: std::time::Instant,
+    deadline: Instant,
 ) -> Result<MasterResponse, WireError> {
     match client.send(conn, request, deadline).await? {
         Response::Master(answer) => Ok(answer),

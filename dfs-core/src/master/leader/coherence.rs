@@ -230,7 +230,12 @@ impl Coherence {
         }
         // An interest that is registered later is of a later moment.
         let (stamp, conn) = (self.next(), Some(conn));
-        Moment { stamp, at, conn }
+        Moment {
+            stamp,
+            at,
+            conn,
+            listens: AUTHOR_WAITS,
+        }
     }
 
     /// The session's requests travel by this connection now. What comes by another was sent long ago.
@@ -278,7 +283,7 @@ impl Coherence {
                 let asked_at = author.filter(|(author, _)| author == client);
                 let seat = self.seats.get(client);
                 let asked_at = asked_at.map(|(_, asked)| {
-                    let is_late = now.since(asked.at) >= AUTHOR_WAITS;
+                    let is_late = now.since(asked.at) >= asked.listens;
                     let has_left = seat.and_then(|seat| seat.conn) != asked.conn;
                     match is_late || has_left {
                         true => asked.stamp,

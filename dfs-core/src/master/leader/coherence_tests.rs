@@ -33,7 +33,13 @@ fn two() -> (Coherence, Vec<MasterAction>) {
 fn asked(c: &mut Coherence, by: ClientId, at: u64) -> Moment {
     let conn = c.seats.get(&by).and_then(|seat| seat.conn);
     let (stamp, at) = (c.next(), ms(at));
-    Moment { stamp, at, conn }
+    let listens = AUTHOR_WAITS;
+    Moment {
+        stamp,
+        at,
+        conn,
+        listens,
+    }
 }
 
 fn touch(c: &mut Coherence, by: ClientId, at: u64, out: &mut Vec<MasterAction>) -> Option<WaitId> {
@@ -419,4 +425,33 @@ fn what_a_session_has_read_before_its_change_is_its_own_affair_however_late() {
         None
     );
     assert!(out.is_empty());
+}
+
+#[test]
+fn regression_the_author_of_queued_changes_is_not_told_of_them_while_it_listens() {
+    let told = |listens: Duration| {
+        let (mut c, mut out) = two();
+        let asked = Moment {
+            listens,
+            ..asked(&mut c, A, 0)
+        };
+        // With the answer to an earlier change.
+        c.register(A, Ino(5), &mut out, ms(1));
+        let (touched, nothing) = ([whole(Ino(5))], Depends::Nothing);
+        let now = ms(1_000);
+        c.touch(
+            Some((A, asked)),
+            &touched,
+            &nothing,
+            LogIndex(3),
+            now,
+            &mut out,
+        );
+        !out.is_empty()
+    };
+    assert!(
+        told(AUTHOR_WAITS),
+        "it may have given up, and read the old state"
+    );
+    assert!(!told(Duration::from_secs(9)));
 }

@@ -7,6 +7,7 @@ use crate::types::{ClientId, Ino, Term};
 use crate::wire::master::{MasterRequest, MasterResponse, OpenInode};
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Mutation, WireError};
+use std::time::Duration;
 
 impl Master {
     pub(super) fn on_request(
@@ -56,7 +57,7 @@ impl Master {
                 low,
                 body,
                 open,
-            } => self.on_mutate(to, Command::Mutate { op, low, body }, open, out),
+            } => self.on_mutate(to, Command::Mutate { op, low, body }, (open, None), out),
             body @ R::MutateAfter { .. } => self.on_mutate_after(to, body, out),
             R::Query {
                 client,
@@ -166,6 +167,7 @@ impl Master {
             low,
             after,
             sole_at,
+            listens,
             body,
             open,
         } = body
@@ -179,14 +181,14 @@ impl Master {
             sole_at,
             body,
         };
-        self.on_mutate(to, command, open, out);
+        self.on_mutate(to, command, (open, Some(listens)), out);
     }
 
     fn on_mutate(
         &mut self,
         to: ReplyTo,
         command: Command,
-        open: Option<bool>,
+        (open, listens): (Option<bool>, Option<Duration>),
         out: &mut Vec<MasterAction>,
     ) {
         if self.is_busy() {
@@ -201,7 +203,8 @@ impl Master {
         };
         let of_locks = matches!(body, Mutation::Unlock { .. } | Mutation::Abandon { .. });
         let locks = of_locks.then(|| body.clone());
-        let at = leading.coherence.asked(op.client, to.conn, now);
+        let mut at = leading.coherence.asked(op.client, to.conn, now);
+        at.listens = listens.unwrap_or(at.listens);
         self.propose(command, Pending::Mutate(MutateAsked { to, at, open }));
         if let Some(body) = locks {
             self.foresee_locks(op.client, &body, out);

@@ -17,6 +17,8 @@ pub(super) struct Moment {
     pub at: Time,
     /// `None`: by one that its author is not bound to.
     pub conn: Option<ConnId>,
+    /// Its author listens for the answer at least so long.
+    pub listens: Duration,
 }
 
 /// A wait that is over.

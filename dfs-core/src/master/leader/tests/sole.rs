@@ -6,6 +6,7 @@ use crate::wire::master::{MasterRequest, MasterResponse, Mutated};
 use crate::wire::mutation::MutationOk;
 use crate::wire::rpc::{ConnId, ReplyTo};
 use crate::wire::{ErrorCode, Push, Query};
+use std::time::Duration;
 
 fn begin(bench: &mut Bench, conn: ConnId, client: ClientId) -> ReplyTo {
     let label = "test".to_owned();
@@ -95,6 +96,7 @@ fn queued(seq: u64, sole_at: LogIndex, name: &str) -> MasterRequest {
         low: seq,
         after: 0,
         sole_at,
+        listens: Duration::from_secs(9),
         body: create(name),
         open: None,
     }

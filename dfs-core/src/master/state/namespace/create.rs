@@ -9,8 +9,8 @@ use crate::types::{ClientId, FileKind, Ino, Name, Timestamp};
 use crate::wire::mutation::{NewNode, RESERVE_MAX};
 use crate::wire::{ErrorCode, MutationOk, WireError};
 
-/// Lots of numbers that a session has at a time: what was queued under the one before the last is decided.
-const LOTS_MAX: usize = 3;
+/// Lots of numbers that a session has at a time: two to take from, and those of what is queued.
+const LOTS_MAX: usize = 5;
 
 /// First number and count.
 type Lots = Vec<(u64, u32)>;
