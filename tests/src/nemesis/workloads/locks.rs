@@ -8,7 +8,8 @@
 //!    lock was held; one that failed may have happened before the lock was lost, and never after.
 //!
 //! `fcntl` locks belong to the process: each key has one thread on each mount, and nobody else opens its
-//! file. Every other key is locked by `flock`.
+//! file. Every other key is locked by `flock`, and so is every key where two mounts show one filesystem of
+//! this machine: there `fcntl` locks do not keep the threads of one process apart.
 use super::files::open_at;
 use super::{Board, Entry, LastLook, Mounted, Worker, Workload};
 use crate::history::counter::{CounterAnswer, CounterOp};
@@ -38,6 +39,8 @@ struct Open {
     entry: Entry,
     file: OwnedFd,
     key: u32,
+    /// By `fcntl`, otherwise by `flock`.
+    by_process: bool,
 }
 
 impl Open {
@@ -47,9 +50,9 @@ impl Open {
             true => FlockOperation::NonBlockingLockExclusive,
             false => FlockOperation::Unlock,
         };
-        match self.key % 2 {
-            0 => fcntl_lock(&self.file, how),
-            _ => flock(&self.file, how),
+        match self.by_process {
+            true => fcntl_lock(&self.file, how),
+            false => flock(&self.file, how),
         }
     }
 }
@@ -82,12 +85,14 @@ impl Locks {
     fn open(&self, worker: &Worker, key: u32) -> Option<Open> {
         let mount = worker.home.clone();
         let entry = mount.enter().ok()?;
+        let by_process = key.is_multiple_of(2) && !worker.is_shown_twice(&entry);
         match open_at(&entry.root, &self.path(key), OFlags::RDWR | OFlags::CREATE) {
             Ok(file) => Some(Open {
                 mount,
                 entry,
                 file,
                 key,
+                by_process,
             }),
             Err(e) => {
                 mount.failed(&entry, e);

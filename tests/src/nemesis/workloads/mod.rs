@@ -153,6 +153,13 @@ impl Worker {
         None
     }
 
+    /// Another of the mounts shows the same filesystem of this machine.
+    #[must_use]
+    pub fn is_shown_twice(&self, entry: &Entry) -> bool {
+        let same = |m: &&Arc<Mounted>| m.enter().is_ok_and(|other| other.dev() == entry.dev());
+        self.mounts.iter().filter(same).nth(1).is_some()
+    }
+
     /// This thread on this mount.
     #[must_use]
     pub fn who(&self, entry: &Entry) -> Who {

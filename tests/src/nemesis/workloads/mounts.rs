@@ -24,6 +24,14 @@ pub struct Entry {
     dev: u64,
 }
 
+impl Entry {
+    /// Device number of the filesystem.
+    #[must_use]
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+}
+
 /// See the [module docs](self).
 #[derive(Debug)]
 pub struct Mounted {
