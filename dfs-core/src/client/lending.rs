@@ -7,7 +7,7 @@
 //! 2. each answer to the kernel takes a lifetime ([`Lending::lend`]), and it is noted how long that lasts;
 //! 3. another session begins, or somebody looks who has none: the master invalidates
 //!    [`Ino::SOLE`](crate::types::Ino::SOLE), and both wait for the acknowledgement, which is sent when
-//!    everything lent has run out ([`Lending::end`]).
+//!    everything lent has run out ([`Lending::end`]) and what was queued meanwhile is decided.
 //!
 //! Invariants:
 //! 1. nothing is lent beyond the window in which caches may be used: who does not acknowledge has lapsed

@@ -2,6 +2,7 @@
 //!
 //! Dirty bytes are cut into a put (a *flight*) when a chunk is complete, when they are old enough,
 //! when the budget is reached, and at flush, fsync, recall and before any other content change.
+//! With `behind`, what is closed while a flight is on its way follows it, together with what is closed until then.
 //! Flights of one inode prepare side by side and commit in order; they end in [`FileLayer::land`].
 use super::access;
 use super::backend::OpHandle;

@@ -15,7 +15,10 @@
 //!    out. A recall lapses after 2 s, or after 5 s if the grant has not run out: a writer that lives may have
 //!    to wait for a third session's cache before its flush is acknowledged;
 //! 3. a push that was not acknowledged is sent again when the session binds another connection;
-//! 4. until every session has said that the leader knows its caches (`clean_term`), or all grants
+//! 4. a session that may have changes queued, as the only one, and is not waited for any more is barred by an
+//!    entry of the log before anybody is let in; one that goes on sending them has 5 s to acknowledge that it
+//!    is not the only one;
+//! 5. until every session has said that the leader knows its caches (`clean_term`), or all grants
 //!    of the former leader have run out, changes wait: their interests are not known here.
 //!
 //! Source: leases as in Gray and Cheriton, SOSP 1989; the recall by ack or expiry is theirs.

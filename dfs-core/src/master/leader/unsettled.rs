@@ -10,6 +10,8 @@
 //! Invariants:
 //! 1. what is held was true when it was computed, which is after it was asked: the answer is as
 //!    linearizable as one sent at once;
+//!    A question from outside, while a session may have queued what changes its answer, is held itself
+//!    instead, and answered as of after that;
 //! 2. nobody waits for pushes to itself: they go before the answer on the same connection, and a
 //!    session that binds another one has dropped its caches;
 //! 3. after an election an answer waits, as a change does, until the caches of all sessions are
