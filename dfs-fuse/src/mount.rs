@@ -5,7 +5,7 @@
 //! ends when the kernel ends the session (`umount`), or at SIGTERM or SIGINT: then what is buffered is
 //! put, the mount is taken down (by force after a grace, so that it always ends), and the client
 //! session is closed.
-use crate::adapter::{Adapter, SESSION_THREADS, invalidate};
+use crate::adapter::{Adapter, Notified, SESSION_THREADS};
 use crate::cli::Options;
 use crate::vfs::Vfs;
 use crate::vfs::pages::{NOTIFY_THREADS, Pages};
@@ -85,7 +85,7 @@ pub fn mount(
                 let (pages, notifier) = (pages.clone(), notifier.clone());
                 std::thread::Builder::new()
                     .name("dfs-notify".into())
-                    .spawn(move || pages.run(|ino| invalidate(&notifier, ino)))
+                    .spawn(move || pages.run(&Notified(notifier)))
             })
             .collect::<Result<_, _>>()?;
         Ok((session, notify))

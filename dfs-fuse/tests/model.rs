@@ -1,12 +1,13 @@
 //! The filesystem without the kernel beside a real directory: the same random operations, the same
 //! answers. `DFS_SEED` repeats one run; the seed is printed.
 #![allow(clippy::unwrap_used)]
+use bytes::Bytes;
 use dfs_core::client::{CacheListener, Client, ClientConfig, FileLayer};
 use dfs_core::types::{Attr, FileKind, Ino};
 use dfs_daemon::embedded::Embedded;
 use dfs_fuse::vfs::file::Place;
 use dfs_fuse::vfs::lookup::SetAttr;
-use dfs_fuse::vfs::pages::Pages;
+use dfs_fuse::vfs::pages::{KernelPages, Pages};
 use dfs_fuse::vfs::{Caller, Errno, Vfs, VfsResult};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -375,6 +376,15 @@ fn walk(dir: &Path, path: &str, all: &mut BTreeMap<String, (FileKind, u32, u32, 
     }
 }
 
+/// Has no pages.
+struct NoKernel;
+
+impl KernelPages for NoKernel {
+    fn drop_pages(&self, _: Ino) {}
+
+    fn fill(&self, _: Ino, _: u64, _: &[Bytes]) {}
+}
+
 #[test]
 fn random_operations_answer_as_a_real_directory_does() {
     let seed = std::env::var("DFS_SEED").map_or(20_261, |s| s.parse().unwrap());
@@ -396,7 +406,7 @@ fn random_operations_answer_as_a_real_directory_does() {
         client.set_listener(pages.clone() as Arc<dyn CacheListener>);
         let notified = pages.clone();
         // No kernel has any pages to drop.
-        let notify = std::thread::spawn(move || notified.run(|_| ()));
+        let notify = std::thread::spawn(move || notified.run(&NoKernel));
         let mut both = Both {
             vfs: Arc::new(Vfs::new(client.clone(), files, pages.clone())),
             local,

@@ -12,7 +12,9 @@ mod lk_flags;
 mod locks;
 mod ops;
 
+use crate::vfs::pages::KernelPages;
 use crate::vfs::{Caller, Errno, Vfs, VfsResult};
+use bytes::Bytes;
 use dfs_core::types::Ino;
 use fuser::{INodeNo, InitFlags, KernelConfig, Notifier, Request};
 use std::future::Future;
@@ -88,10 +90,24 @@ impl Adapter {
     }
 }
 
-/// Tells the kernel to drop an inode's pages. Only for the notify thread.
-pub fn invalidate(notifier: &Notifier, ino: Ino) {
-    if let Err(e) = notifier.inval_inode(INodeNo(ino.0), 0, 0) {
-        tracing::debug!(target: "fuse", "inval_inode {ino}: {e}");
+/// The kernel's pages, reached by notifications. Only for the notify threads.
+pub struct Notified(pub Notifier);
+
+impl KernelPages for Notified {
+    fn drop_pages(&self, ino: Ino) {
+        if let Err(e) = self.0.inval_inode(INodeNo(ino.0), 0, 0) {
+            tracing::debug!(target: "fuse", "inval_inode {ino}: {e}");
+        }
+    }
+
+    fn fill(&self, ino: Ino, offset: u64, bytes: &[Bytes]) {
+        let done = match bytes {
+            [one] => self.0.store(INodeNo(ino.0), offset, one),
+            many => self.0.store(INodeNo(ino.0), offset, &many.concat()),
+        };
+        if let Err(e) = done {
+            tracing::debug!(target: "fuse", "store {ino}: {e}");
+        }
     }
 }
 

@@ -330,13 +330,20 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         if let Some(parts) = self.vfs.read_cached(fh.0, offset, size as usize) {
-            return pieces(reply, Ok(parts));
+            pieces(reply, Ok(parts));
+            return self.vfs.fill_pages(fh.0, offset, size as usize);
         }
-        let vfs = self.vfs.clone();
+        let (vfs, fills) = (self.vfs.clone(), self.vfs.clone());
         self.run(
             "read",
             async move { vfs.read(fh.0, offset, size as usize).await },
-            move |r| pieces(reply, r),
+            move |r| {
+                let is_read = r.is_ok();
+                pieces(reply, r);
+                if is_read {
+                    fills.fill_pages(fh.0, offset, size as usize);
+                }
+            },
         );
     }
 

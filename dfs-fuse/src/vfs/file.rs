@@ -1,11 +1,12 @@
 //! Content of files: open, read, write, sync, holes.
 use super::handles::Handle;
+use super::pages::Fill;
 use super::status::StatusNode;
 use super::versions::VersionNode;
 use super::{Caller, Errno, Node, Vfs, VfsResult, new_name};
 use bytes::Bytes;
 use dfs_core::client::{FileError, OpenFile, OpenMode};
-use dfs_core::types::{Attr, FileKind, Ino, Revision};
+use dfs_core::types::{Attr, BLOCK_SIZE, FileKind, Ino, Revision};
 use dfs_core::wire::mutation::NewNode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,6 +111,7 @@ impl Vfs {
                     append: false,
                     unread: None,
                     kept: false,
+                    filled: false,
                 });
                 Ok(Opened {
                     handle,
@@ -122,6 +124,11 @@ impl Vfs {
     }
 
     async fn open_inode(&self, ino: Ino, mode: OpenMode, flags: i32) -> VfsResult<Opened> {
+        // Before it is cut.
+        let _writing = match mode.write {
+            true => Some(self.pages.writing(ino).await),
+            false => None,
+        };
         let file = self.files.open(ino, mode).await?;
         self.opened(file, mode, flags).await
     }
@@ -137,6 +144,9 @@ impl Vfs {
             self.wait_for_pages(ino, revision).await?;
             self.settled(ino).await;
         }
+        if mode.write {
+            self.pages.writing(ino).await.keep();
+        }
         let keep_pages = self.pages.open(ino, revision);
         let past_pages = !mode.write && (file.is_shared() || self.pages.is_appended(ino));
         if append {
@@ -148,6 +158,7 @@ impl Vfs {
             unread: (mode.read && self.moves_atime && flags & libc::O_NOATIME == 0)
                 .then(|| AtomicBool::new(true)),
             kept: keep_pages && !mode.write && !past_pages,
+            filled: !mode.write && !past_pages,
         });
         // The kernel places appends by the size it remembers, which another mount may have changed.
         Ok(Opened {
@@ -254,6 +265,36 @@ impl Vfs {
         let read = file.try_read_cached(offset, len)?;
         self.note_read(file, unread.as_ref());
         Some(read)
+    }
+
+    /// After a read was answered: gives the kernel the rest of the block that it lies in, if that is in
+    /// memory and it may have it. Of a file that would take much of this machine's memory only what it
+    /// asks for.
+    pub fn fill_pages(&self, handle: u64, offset: u64, len: usize) {
+        let Ok(opened) = self.handles.get(handle) else {
+            return;
+        };
+        let Handle::File {
+            file, filled: true, ..
+        } = &*opened
+        else {
+            return;
+        };
+        let ino = file.ino();
+        if len >= BLOCK_SIZE || file.size() > self.filled_max {
+            return;
+        }
+        let Some(moment) = self.pages.moment(ino) else {
+            return;
+        };
+        if let Some((offset, bytes)) = file.rest_of_block(offset) {
+            self.pages.fill(Fill {
+                ino,
+                moment,
+                offset,
+                bytes,
+            });
+        }
     }
 
     fn note_read(&self, file: &OpenFile, unread: Option<&AtomicBool>) {
@@ -385,6 +426,9 @@ impl Vfs {
                 _ if file.is_version() => {}
                 true => self.pages.close_appender(file.ino()),
                 false => self.pages.close(file.ino()),
+            }
+            if file.mode().write && !file.is_version() {
+                self.pages.end_writing(file.ino());
             }
             file.release();
         }

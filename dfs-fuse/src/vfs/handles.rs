@@ -48,6 +48,8 @@ pub enum Handle {
         unread: Option<AtomicBool>,
         /// The kernel may have answered reads from its pages.
         kept: bool,
+        /// The kernel keeps in pages what is read through it, and nothing is written through it.
+        filled: bool,
     },
     /// What `.dfs/status` said when it was opened.
     Text(Bytes),

@@ -82,6 +82,9 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// A file whose blocks the kernel is given as a whole takes at most this part of the memory.
+const FILLED_SHARE: u64 = 4;
+
 /// What a node number stands for.
 #[derive(Debug, Clone)]
 pub enum Node {
@@ -106,6 +109,8 @@ pub struct Vfs {
     pub(crate) removed: removed::Removed,
     /// Reads move access times (`relatime`).
     pub(crate) moves_atime: bool,
+    /// Largest file whose blocks the kernel is given as a whole.
+    pub(crate) filled_max: u64,
     /// Makes the kernel forget attributes.
     told: OnceLock<Box<dyn Fn(Ino) + Send + Sync>>,
     statfs: Mutex<Option<(Instant, StatFsInfo)>>,
@@ -133,6 +138,7 @@ impl Vfs {
             waits: Waits::default(),
             removed: removed::Removed::default(),
             moves_atime: true,
+            filled_max: memory_bytes() / FILLED_SHARE,
             told: OnceLock::new(),
             statfs: Mutex::new(None),
         }
@@ -214,6 +220,12 @@ impl Vfs {
             self.removed.forget(Ino(node));
         }
     }
+}
+
+/// Memory of this machine.
+fn memory_bytes() -> u64 {
+    let about = rustix::system::sysinfo();
+    (about.totalram as u64).saturating_mul(u64::from(about.mem_unit))
 }
 
 /// Checks a name from the kernel.

@@ -23,10 +23,15 @@
 //! A notification can block on a page that a READ or a WRITE holds, so it is never sent from a
 //! request handler or a runtime worker, only by the threads that [`Pages::run`] is given: several,
 //! since one of them may have to wait for a read that waits for a dead store, but never two for one
-//! inode. Invariants:
+//! inode. The same threads give the kernel pages that it did not ask for ([`fill`]). Invariants:
 //! 1. an inode's revision is known here only while no other client's change has reached the kernel
 //!    since its pages were read;
 //! 2. the queue is bounded: when it overflows, everything is dropped instead.
+mod fill;
+
+pub use fill::{Fill, Moment, Writing};
+
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use dfs_core::client::{Ack, CacheListener};
 use dfs_core::types::{Ino, Revision};
@@ -35,7 +40,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Inodes remembered at most, besides those that are open.
@@ -49,10 +54,20 @@ const QUEUE_MAX: usize = 10_000;
 /// waits for a store.
 const APPEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// The kernel's pages. Called on the notify threads, never twice at once for one inode; may block.
+pub trait KernelPages {
+    /// Drops an inode's pages.
+    fn drop_pages(&self, ino: Ino);
+    /// Adds pages from `offset` on.
+    fn fill(&self, ino: Ino, offset: u64, bytes: &[Bytes]);
+}
+
 /// What a notify thread is to do.
 enum Notice {
     /// Drop the pages of an inode.
     Drop(Ino, Wish),
+    /// Add pages to an inode's.
+    Fill(Fill),
     /// Look whether everything is to be dropped, or the end has come.
     Look,
 }
@@ -79,11 +94,35 @@ struct Known {
     appenders: u32,
     /// Appends under way, which the pages do not follow.
     appends: u32,
+    /// Handles that write, and cuts under way.
+    writers: u32,
+    /// Counts what makes bytes that were read before unfit for pages.
+    changes: u64,
+    changed_at: Option<Instant>,
+    /// Pages are being added.
+    filling: bool,
 }
 
 impl Known {
     fn is_settled(&self) -> bool {
         self.fulfilled >= self.wished
+    }
+
+    fn is_used(&self) -> bool {
+        self.handles > 0 || self.writers > 0 || self.filling
+    }
+}
+
+/// What the kernel is to be told of one inode: the wishes first.
+#[derive(Default)]
+struct Work {
+    wishes: Vec<Wish>,
+    fills: Vec<Fill>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.wishes.is_empty() && self.fills.is_empty()
     }
 }
 
@@ -94,6 +133,7 @@ impl<'a> Appending<'a> {
     fn begin(pages: &'a Pages, ino: Ino) -> Self {
         if let Some(entry) = pages.known().get_mut(&ino) {
             entry.appends += 1;
+            entry.change();
         }
         Self(pages, ino)
     }
@@ -113,8 +153,8 @@ pub struct Pages {
     queue: (Sender<Notice>, Receiver<Notice>),
     /// Number of the last wish.
     wishes: AtomicU64,
-    /// Inodes that the kernel is being told of, and what was wished for meanwhile.
-    telling: Mutex<HashMap<Ino, Vec<Wish>>>,
+    /// Inodes that the kernel is being told of, and what came meanwhile.
+    telling: Mutex<HashMap<Ino, Work>>,
     drop_all: AtomicBool,
     /// Inodes of which the kernel is to be told by whichever thread comes first.
     rest: Mutex<Vec<(Ino, Wish)>>,
@@ -148,7 +188,7 @@ impl Pages {
         let mut known = self.known();
         if known.len() >= KNOWN_MAX {
             // The next open of one that goes drops its pages.
-            known.retain(|_, k| k.handles > 0);
+            known.retain(|_, k| k.is_used());
         }
         let entry = known.entry(ino).or_default();
         entry.handles += 1;
@@ -189,6 +229,7 @@ impl Pages {
             && entry.revision.is_some_and(|r| revisions.contains(&r))
         {
             entry.revision = Some(*revisions.end());
+            entry.change();
         }
     }
 
@@ -232,8 +273,9 @@ impl Pages {
             return;
         };
         entry.revision = None;
+        entry.change();
         if entry.handles == 0 {
-            if entry.is_settled() {
+            if entry.is_settled() && !entry.is_used() {
                 known.remove(&ino);
             }
             return;
@@ -250,6 +292,7 @@ impl Pages {
         let number = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
         if let Some(entry) = entry {
             entry.wished = number;
+            entry.change();
         }
         Wish {
             number,
@@ -337,8 +380,8 @@ impl Pages {
         let _ = self.queue.0.try_send(Notice::Look);
     }
 
-    /// Tells the kernel through `invalidate` until [`stop`](Self::stop). For threads of its own.
-    pub fn run(&self, invalidate: impl Fn(Ino)) {
+    /// Tells the kernel until [`stop`](Self::stop). For threads of its own.
+    pub fn run(&self, kernel: &impl KernelPages) {
         while let Ok(notice) = self.queue.1.recv() {
             if self.stopped.load(Ordering::Acquire) {
                 // Whoever waits for one of these stops waiting. The last is for the next thread.
@@ -353,11 +396,13 @@ impl Pages {
                     let _ = self.queue.0.try_send(Notice::Look);
                 }
             }
-            if let Notice::Drop(ino, wish) = notice {
-                self.tell(ino, wish, &invalidate);
+            match notice {
+                Notice::Drop(ino, wish) => self.tell(ino, |work| work.wishes.push(wish), kernel),
+                Notice::Fill(fill) => self.tell(fill.ino, |work| work.fills.push(fill), kernel),
+                Notice::Look => {}
             }
             while let Some((ino, wish)) = self.next_of_rest() {
-                self.tell(ino, wish, &invalidate);
+                self.tell(ino, |work| work.wishes.push(wish), kernel);
             }
         }
     }
@@ -371,9 +416,9 @@ impl Pages {
         self.rest().pop()
     }
 
-    /// Tells the kernel to drop an inode's pages, or leaves that to the thread that is at it: one
+    /// Tells the kernel of an inode's pages, or leaves that to the thread that is at it: one
     /// inode whose page is locked keeps one thread.
-    fn tell(&self, ino: Ino, wish: Wish, invalidate: &impl Fn(Ino)) {
+    fn tell(&self, ino: Ino, add: impl FnOnce(&mut Work), kernel: &impl KernelPages) {
         let telling = || {
             let telling = self.telling.lock();
             telling.unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -381,24 +426,27 @@ impl Pages {
         {
             let mut telling = telling();
             if let Some(meanwhile) = telling.get_mut(&ino) {
-                meanwhile.push(wish);
+                add(meanwhile);
                 return;
             }
-            telling.insert(ino, Vec::new());
+            telling.insert(ino, Work::default());
         }
-        let mut wishes = vec![wish];
+        let mut work = Work::default();
+        add(&mut work);
         loop {
+            let Work { wishes, fills } = work;
             if wishes.iter().any(|wish| !self.is_fulfilled(ino, wish)) {
                 let all = self.wishes.load(Ordering::Acquire);
-                invalidate(ino);
+                kernel.drop_pages(ino);
                 if let Some(entry) = self.known().get_mut(&ino) {
                     entry.fulfilled = entry.fulfilled.max(all);
                 }
             }
             drop(wishes);
+            fills.iter().for_each(|fill| self.fill_now(fill, kernel));
             let mut telling = telling();
             match telling.get_mut(&ino).map(std::mem::take) {
-                Some(next) if !next.is_empty() => wishes = next,
+                Some(next) if !next.is_empty() => work = next,
                 _ => {
                     telling.remove(&ino);
                     return;
@@ -416,7 +464,7 @@ impl Pages {
     /// Forgets all pages; returns the inodes that are open.
     fn all_open(&self) -> Vec<(Ino, Wish)> {
         let mut known = self.known();
-        known.retain(|_, k| k.handles > 0);
+        known.retain(|_, k| k.is_used());
         let forget = |(ino, entry): (&Ino, &mut Known)| {
             entry.revision = None;
             (*ino, self.wish(Some(entry), None))

@@ -1,19 +1,32 @@
 use super::*;
 use std::sync::Arc;
 
+/// A kernel that is only told to drop pages.
+struct Telling<F: Fn(Ino)>(F);
+
+impl<F: Fn(Ino)> KernelPages for Telling<F> {
+    fn drop_pages(&self, ino: Ino) {
+        (self.0)(ino);
+    }
+
+    fn fill(&self, _: Ino, _: u64, _: &[Bytes]) {
+        panic!("nothing is to be added");
+    }
+}
+
 /// Notify threads that write down what they tell the kernel.
-struct Kernel {
+pub(super) struct Kernel {
     pages: Arc<Pages>,
     told: Arc<Mutex<Vec<Ino>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Kernel {
-    fn new(pages: &Arc<Pages>) -> Self {
+    pub(super) fn new(pages: &Arc<Pages>) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let one = || {
             let (pages, told) = (Arc::clone(pages), Arc::clone(&told));
-            std::thread::spawn(move || pages.run(|ino| told.lock().unwrap().push(ino)))
+            std::thread::spawn(move || pages.run(&Telling(|ino| told.lock().unwrap().push(ino))))
         };
         let threads = vec![one(), one()];
         let pages = Arc::clone(pages);
@@ -24,7 +37,7 @@ impl Kernel {
         }
     }
 
-    fn told(self) -> Vec<Ino> {
+    pub(super) fn told(self) -> Vec<Ino> {
         self.pages.stop();
         self.threads.into_iter().for_each(|t| t.join().unwrap());
         let mut told = self.told.lock().unwrap().clone();
@@ -33,9 +46,9 @@ impl Kernel {
     }
 }
 
-const INO: Ino = Ino(7);
+pub(super) const INO: Ino = Ino(7);
 
-fn r(n: u64) -> Revision {
+pub(super) fn r(n: u64) -> Revision {
     Revision(n)
 }
 
@@ -134,12 +147,12 @@ async fn regression_an_inode_whose_pages_are_stuck_keeps_one_thread() {
     let one = || {
         let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
         std::thread::spawn(move || {
-            pages.run(|ino| {
+            pages.run(&Telling(|ino: Ino| {
                 if ino == INO {
                     told.fetch_add(1, Ordering::AcqRel);
                     stuck.lock().unwrap().recv().unwrap();
                 }
-            });
+            }));
         })
     };
     let threads = [one(), one()];
@@ -184,17 +197,17 @@ fn regression_everything_but_a_stuck_inode_is_dropped() {
     let one = || {
         let (pages, stuck, told) = (Arc::clone(&pages), Arc::clone(&stuck), Arc::clone(&told));
         std::thread::spawn(move || {
-            pages.run(|ino| {
+            pages.run(&Telling(|ino: Ino| {
                 if ino.0 % 50 == 7 {
                     stuck.lock().unwrap().recv().unwrap();
                 }
                 told.lock().unwrap().insert(ino);
-            });
+            }));
         })
     };
     let threads = [one(), one(), one()];
     pages.session_lost();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while told.lock().unwrap().len() < 98 {
         assert!(begun.elapsed() < Duration::from_secs(10), "the others wait");
         std::thread::yield_now();

@@ -24,6 +24,7 @@ mod locks;
 mod losses;
 mod membership;
 mod nemesis;
+mod pages;
 mod pjdfstest;
 mod posix;
 mod power;

@@ -4,7 +4,7 @@ use super::error::{FileError, FileResult};
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
 use super::locking::LockKey;
-use crate::types::{Attr, ChunkNo, Ino, VersionNo};
+use crate::types::{Attr, BLOCK_SIZE, ChunkNo, Ino, VersionNo};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -249,6 +249,29 @@ impl OpenFile {
         let out = self.layer.read_cached(&self.inode, offset, len as u64)?;
         self.read_ahead(offset, &out);
         Some(out)
+    }
+
+    /// After a read at `offset` that did not go on where the one before ended: all whole pages of the block
+    /// around it, and where they begin, if memory has them and nothing of this mount's own is in them.
+    #[must_use]
+    pub fn rest_of_block(&self, offset: u64) -> Option<(u64, Vec<Bytes>)> {
+        const PAGE: u64 = 4096;
+        if self.handle().ahead.window > 0 {
+            return None;
+        }
+        let block = BLOCK_SIZE as u64;
+        let from = offset / block * block;
+        let size = {
+            let state = self.inode.state();
+            (!state.is_pending()).then_some(state.size)?
+        };
+        let to = (from + block).min(size / PAGE * PAGE);
+        if from >= to {
+            return None;
+        }
+        let out = self.layer.read_cached(&self.inode, from, to - from)?;
+        let len: u64 = out.iter().map(|b| b.len() as u64).sum();
+        (len == to - from && !self.inode.state().is_pending()).then_some((from, out))
     }
 
     fn read_ahead(&self, offset: u64, out: &[Bytes]) {
