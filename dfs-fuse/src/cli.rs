@@ -97,6 +97,12 @@ pub struct Options {
     pub remount: bool,
 }
 
+/// A 64th of the memory, within bounds: a tree of some thousand small files is read again from there.
+fn default_cache_bytes(memory: u64) -> usize {
+    const MIB: u64 = 1 << 20;
+    usize::try_from((memory / 64).clamp(64 * MIB, 512 * MIB)).unwrap_or(64 << 20)
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -106,7 +112,7 @@ impl Default for Options {
             suid: false,
             dev: false,
             timeout: Duration::from_secs(30),
-            cache_bytes: 64 << 20,
+            cache_bytes: default_cache_bytes(crate::memory_bytes()),
             dirty_bytes: 64 << 20,
             behind: false,
             fs_name: None,

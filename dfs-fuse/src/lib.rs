@@ -12,3 +12,9 @@ pub mod mount8;
 pub mod remount;
 pub mod run;
 pub mod vfs;
+
+/// Memory of this machine.
+pub(crate) fn memory_bytes() -> u64 {
+    let about = rustix::system::sysinfo();
+    (about.totalram as u64).saturating_mul(u64::from(about.mem_unit))
+}

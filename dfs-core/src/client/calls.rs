@@ -9,7 +9,7 @@ use super::behind::NUMBERS;
 use super::core::Client;
 use super::error::{ClientError, Result};
 use crate::net::Conn;
-use crate::types::{ClientId, LogIndex, OpId};
+use crate::types::{ClientId, Ino, LogIndex, OpId};
 use crate::wire::master::Mutated;
 use crate::wire::{
     ErrorClass, ErrorCode, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer,
@@ -160,9 +160,37 @@ impl Client {
         make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
         within: Duration,
     ) -> Result<MasterResponse> {
-        self.check_usable(false)?;
         let deadline = Instant::now() + within;
         self.wait_behind(deadline).await?;
+        self.call_now(make, deadline).await
+    }
+
+    /// The same of something whose answer depends on nothing that is queued but what concerns `ino`.
+    ///
+    /// # Errors
+    /// As [`master_call`](Self::master_call).
+    pub(super) async fn master_call_of(
+        &self,
+        ino: Ino,
+        make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
+        within: Duration,
+    ) -> Result<MasterResponse> {
+        let deadline = Instant::now() + within;
+        self.wait_behind_of(ino, deadline).await?;
+        self.call_now(make, deadline).await
+    }
+
+    /// The same of something that nothing queued matters to.
+    ///
+    /// # Errors
+    /// As [`master_call`](Self::master_call).
+    pub(super) async fn call_now(
+        &self,
+        make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
+        deadline: Instant,
+    ) -> Result<MasterResponse> {
+        self.check_usable(false)?;
+        let within = deadline.saturating_duration_since(Instant::now());
         self.persist(&make, deadline, false)
             .await
             .map_err(|g| not_done(g, within))
@@ -179,7 +207,12 @@ impl Client {
             interest: interest && session,
             body: body.clone(),
         };
-        match self.master_call(make, self.config.deadline_meta).await? {
+        let within = self.config.deadline_meta;
+        let answer = match &body {
+            Query::Layout { ino, .. } => self.master_call_of(*ino, make, within).await,
+            _ => self.master_call(make, within).await,
+        };
+        match answer? {
             MasterResponse::Answer { body, .. } => Ok(body),
             _ => Err(ClientError::Mismatch { asked: "query" }),
         }
@@ -207,7 +240,7 @@ impl Client {
         sole_at: LogIndex,
     ) -> Result<MutationOk> {
         let deadline = Instant::now() + self.config.deadline_meta;
-        self.wait_behind(deadline).await?;
+        self.follow_behind(deadline).await?;
         let ticket = self.session.begin_op();
         let op = ticket.op();
         let make = |_| MasterRequest::MutateAfter {
@@ -245,7 +278,13 @@ impl Client {
         within: Duration,
     ) -> Result<Mutated> {
         let deadline = Instant::now() + within;
-        self.wait_behind(deadline).await?;
+        match body {
+            // Whoever waits for one of these hurries himself.
+            Mutation::Commit(_) | Mutation::Seal { .. } | Mutation::Accessed { .. } => {
+                self.follow_behind(deadline).await?;
+            }
+            _ => self.wait_behind(deadline).await?,
+        }
         self.change_now(op, body, open, deadline).await
     }
 

@@ -91,7 +91,7 @@ impl Client {
             known: Mutex::default(),
             caches_until: Until::default(),
             lending: Lending::default(),
-            behind: Behind::new(),
+            behind: Behind::new(config.behind),
             hooks: RwLock::default(),
             recalls: AtomicU64::new(0),
             stop: watch::Sender::new(false),

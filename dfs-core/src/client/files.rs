@@ -57,7 +57,7 @@ impl Client {
                 lease,
                 shared,
                 layout,
-            } = self.master_call(make, within).await?
+            } = self.master_call_of(ino, make, within).await?
             else {
                 return Err(ClientError::Mismatch { asked: "open" });
             };
@@ -80,15 +80,13 @@ impl Client {
     pub async fn release_rpc(&self, inos: Vec<Ino>) -> Result<()> {
         // One that was made behind is noted as open when that is decided.
         let deadline = deadline_in(self.config.deadline_meta);
-        let _ = self.wait_behind(deadline).await;
+        let _ = self.follow_behind(deadline).await;
         self.session.note_release(&inos);
         let make = |client| MasterRequest::Release {
             client,
             inos: inos.clone(),
         };
-        self.master_call(make, self.config.deadline_meta)
-            .await
-            .map(drop)
+        self.call_now(make, deadline).await.map(drop)
     }
 
     /// Extents of chunks `first..first + count` (at most 64) at a version, or now.

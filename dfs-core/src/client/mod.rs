@@ -8,6 +8,9 @@
 pub mod file;
 pub mod get;
 pub mod latency;
+#[cfg(feature = "net")]
+#[allow(clippy::disallowed_methods)] // The clock of a driver.
+pub mod leisure;
 pub mod put;
 
 #[cfg(feature = "net")]

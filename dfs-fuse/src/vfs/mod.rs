@@ -127,6 +127,9 @@ impl Vfs {
             let what = format!("what was written to inode {ino} could not be stored");
             failures::note(libc::EIO, what);
         });
+        // Once a file is closed nobody could ask any more.
+        let follows = Arc::clone(&pages);
+        files.on_stored(move |ino, revisions| follows.advance(ino, revisions));
         Self {
             client,
             files,
@@ -138,7 +141,7 @@ impl Vfs {
             waits: Waits::default(),
             removed: removed::Removed::default(),
             moves_atime: true,
-            filled_max: memory_bytes() / FILLED_SHARE,
+            filled_max: crate::memory_bytes() / FILLED_SHARE,
             told: OnceLock::new(),
             statfs: Mutex::new(None),
         }
@@ -220,12 +223,6 @@ impl Vfs {
             self.removed.forget(Ino(node));
         }
     }
-}
-
-/// Memory of this machine.
-fn memory_bytes() -> u64 {
-    let about = rustix::system::sysinfo();
-    (about.totalram as u64).saturating_mul(u64::from(about.mem_unit))
 }
 
 /// Checks a name from the kernel.

@@ -4,13 +4,14 @@
 //! depends on, the answer is known here. Steps:
 //! 1. the change is *foreseen*: checked against the cache, which then shows it ([`foresee`]);
 //! 2. it is queued under an op-id, with the op-id of the one queued before it;
-//! 3. a task sends what is queued, many at a time and in order; the master applies each only after the one
+//! 3. a task sends what is queued, many at a time ([`leisure`](super::leisure)) and in order; the master applies each only after the one
 //!    before it, so that neither a lost connection nor an election reorders them;
 //! 4. an answer replaces what was foreseen, unless a later change of the same inode is queued.
 //!
 //! Invariants:
 //! 1. whatever else this client asks the master is sent when all that was queued before it is decided
-//!    ([`Client::wait_behind`]): it sees it, and comes after it;
+//!    ([`Client::wait_behind`]): it sees it, and comes after it. An open, or a question for a file's extents,
+//!    changes nothing that is queued and depends only on what concerns the file ([`Client::wait_behind_of`]);
 //! 2. what cannot be foreseen is not queued: the program waits as without `behind`;
 //! 3. before another session sees anything, everything queued is decided: the acknowledgement that this
 //!    session is not the only one any more waits for it, and nothing is queued after that;
@@ -25,6 +26,7 @@ mod tests;
 use super::cache::Token;
 use super::core::Client;
 use super::error::{ClientError, Result};
+use super::leisure::Leisure;
 use super::session::OpTicket;
 use crate::net::conn::deadline_in;
 use crate::types::{Ino, LogIndex, OpId};
@@ -119,6 +121,8 @@ pub(super) struct Behind {
     decided: watch::Sender<u64>,
     /// Changes that will be queued, or made, when puts are decided.
     later: watch::Sender<usize>,
+    /// When what nobody waits for is sent.
+    pub(super) leisure: Arc<Leisure>,
 }
 
 /// A change that comes later, until this is dropped.
@@ -137,6 +141,7 @@ impl Drop for Later {
 /// All that is outstanding at a moment.
 #[derive(Debug)]
 pub(super) struct Outstanding {
+    leisure: Arc<Leisure>,
     end: u64,
     decided: watch::Receiver<u64>,
     later: watch::Receiver<usize>,
@@ -145,6 +150,7 @@ pub(super) struct Outstanding {
 impl Outstanding {
     /// Returns when it is decided.
     pub(super) async fn over(mut self) {
+        let _hurry = self.leisure.hurry();
         // Whoever decides it may be gone; then nothing more comes of it.
         let _ = self.later.wait_for(|n| *n == 0).await;
         let end = self.end;
@@ -153,8 +159,13 @@ impl Outstanding {
 }
 
 impl Behind {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_used: bool) -> Self {
+        let leisure = match is_used {
+            true => Leisure::ticking(),
+            false => Leisure::default(),
+        };
         Self {
+            leisure: Arc::new(leisure),
             state: Mutex::default(),
             kick: Arc::default(),
             decided: watch::Sender::new(0),
@@ -171,6 +182,7 @@ impl Behind {
         let (state, later) = (self.state(), self.later.subscribe());
         let is_any = !state.queue.is_empty() || *later.borrow() > 0;
         is_any.then(|| Outstanding {
+            leisure: Arc::clone(&self.leisure),
             end: state.end(),
             decided: self.decided.subscribe(),
             later,
@@ -183,6 +195,14 @@ impl Behind {
         let end = state.end();
         (!state.queue.is_empty()).then(|| (end, self.decided.subscribe()))
     }
+
+    /// The same of what concerns an inode.
+    fn end_of(&self, ino: Ino) -> Option<(u64, watch::Receiver<u64>)> {
+        let state = self.state();
+        let last = state.queue.iter().rposition(|q| q.inos.contains(&ino))?;
+        let end = state.begin + last as u64 + 1;
+        Some((end, self.decided.subscribe()))
+    }
 }
 
 impl Client {
@@ -191,7 +211,34 @@ impl Client {
     /// # Errors
     /// `TimedOut`; nothing was asked.
     pub(super) async fn wait_behind(&self, deadline: Instant) -> Result<()> {
-        let Some((end, mut decided)) = self.behind.end() else {
+        let end = self.behind.end();
+        let _hurry = end.is_some().then(|| self.behind.leisure.hurry());
+        Self::wait_decided(end, deadline).await
+    }
+
+    /// The same for what no program waits for either.
+    ///
+    /// # Errors
+    /// As [`wait_behind`](Self::wait_behind).
+    pub(super) async fn follow_behind(&self, deadline: Instant) -> Result<()> {
+        Self::wait_decided(self.behind.end(), deadline).await
+    }
+
+    /// Waits until all that was queued before and concerns `ino` is decided, at most until `deadline`.
+    ///
+    /// # Errors
+    /// As [`wait_behind`](Self::wait_behind).
+    pub(super) async fn wait_behind_of(&self, ino: Ino, deadline: Instant) -> Result<()> {
+        let end = self.behind.end_of(ino);
+        let _hurry = end.is_some().then(|| self.behind.leisure.hurry());
+        Self::wait_decided(end, deadline).await
+    }
+
+    async fn wait_decided(
+        outstanding: Option<(u64, watch::Receiver<u64>)>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let Some((end, mut decided)) = outstanding else {
             return Ok(());
         };
         let after = deadline.saturating_duration_since(Instant::now());
@@ -221,6 +268,12 @@ impl Client {
         };
         // Looked at only now: whoever ends it counts after that.
         self.lends().then_some(later)
+    }
+
+    /// When what nobody waits for is done.
+    #[must_use]
+    pub fn leisure(&self) -> Arc<Leisure> {
+        Arc::clone(&self.behind.leisure)
     }
 
     /// Everything done so far is on stable storage, as far as it concerns `ino`.

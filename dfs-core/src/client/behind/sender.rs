@@ -46,10 +46,10 @@ impl Client {
     /// Sends until nothing is queued.
     async fn deliver(self: &Arc<Self>) {
         let mut calls = JoinSet::new();
-        let mut in_order = true;
+        let (mut in_order, mut is_held) = (true, true);
         loop {
             self.reserve();
-            if in_order {
+            if in_order && !is_held {
                 in_order = self.send_more(&mut calls).await;
             }
             if calls.is_empty() {
@@ -65,7 +65,10 @@ impl Client {
                 Some(answer) = calls.join_next() => {
                     in_order &= answer.is_ok_and(|answer| self.answered(answer));
                 }
-                () = self.behind.kick.notified(), if in_order && calls.len() < WINDOW => {}
+                () = self.behind.leisure.hold(), if is_held => is_held = false,
+                () = self.behind.kick.notified(), if !is_held && in_order && calls.len() < WINDOW => {
+                    is_held = true;
+                }
                 else => {}
             }
         }

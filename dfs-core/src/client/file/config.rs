@@ -1,6 +1,8 @@
 //! Settings of the file layer.
 use crate::client::get::GetConfig;
+use crate::client::leisure::Leisure;
 use crate::client::put::PutConfig;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of a [`FileLayer`](super::FileLayer).
@@ -10,6 +12,8 @@ pub struct FileConfig {
     pub dirty_max_bytes: u64,
     /// A close does not wait until what was written is committed; the puts begin with it.
     pub behind: bool,
+    /// When puts that nobody waits for are begun.
+    pub leisure: Arc<Leisure>,
     /// Puts under way at which a close waits all the same.
     pub behind_puts_max: u64,
     /// Buffered bytes are put when they are this old.
@@ -34,6 +38,7 @@ impl Default for FileConfig {
         Self {
             dirty_max_bytes: 64 << 20,
             behind: false,
+            leisure: Arc::default(),
             behind_puts_max: 4096,
             write_delay: Duration::from_secs(1),
             data_cache_max_bytes: 64 << 20,

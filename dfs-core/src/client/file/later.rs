@@ -85,7 +85,7 @@ impl FileLayer {
 
     async fn make_later(self: &Arc<Self>, inode: &Arc<Inode>) {
         loop {
-            self.drain(inode).await;
+            self.drain_at_leisure(inode).await;
             let Some(later) = inode.state().later else {
                 break; // The session was lost.
             };
@@ -108,7 +108,10 @@ impl FileLayer {
 
     /// Waits until nothing waits to be changed.
     pub(super) async fn later_made(&self, inode: &Inode) {
-        inode.wait_until(|s| s.later.is_none()).await;
+        if inode.state().later.is_some() {
+            let _hurry = self.config.leisure.hurry();
+            inode.wait_until(|s| s.later.is_none()).await;
+        }
     }
 }
 

@@ -49,10 +49,15 @@ pub struct FileLayer {
     unheard: Mutex<VecDeque<(Ino, FileError)>>,
     /// Told of inodes whose buffered bytes were lost.
     on_lost: OnceLock<Box<dyn Fn(Ino) + Send + Sync>>,
+    /// Told of this mount's own puts.
+    on_stored: OnceLock<Stored>,
     /// The writeback task has something to do.
     pub(super) kick: Arc<Notify>,
     pub(super) stats: Stats,
 }
+
+/// Is told of an inode, and the revisions that this mount's puts moved it through.
+type Stored = Box<dyn Fn(Ino, &RangeInclusive<Revision>) + Send + Sync>;
 
 /// Counts since the mount began.
 #[derive(Debug, Default)]
@@ -116,6 +121,7 @@ impl FileLayer {
             next_token: AtomicU64::new(1),
             unheard: Mutex::default(),
             on_lost: OnceLock::new(),
+            on_stored: OnceLock::new(),
             kick: Arc::default(),
             stats: Stats::default(),
             config,
@@ -129,6 +135,12 @@ impl FileLayer {
     /// counts.
     pub fn on_lost(&self, told: impl Fn(Ino) + Send + Sync + 'static) {
         let _ = self.on_lost.set(Box::new(told));
+    }
+
+    /// `told` hears of every put of this mount, with what [`own_puts`](Self::own_puts) says then. Called from
+    /// any task: must not block. Only the first call counts.
+    pub fn on_stored(&self, told: impl Fn(Ino, &RangeInclusive<Revision>) + Send + Sync + 'static) {
+        let _ = self.on_stored.set(Box::new(told));
     }
 
     fn unheard(&self) -> MutexGuard<'_, VecDeque<(Ino, FileError)>> {
@@ -164,6 +176,13 @@ impl FileLayer {
     pub(super) fn lost(&self, ino: Ino) {
         if let Some(told) = self.on_lost.get() {
             told(ino);
+        }
+    }
+
+    /// Not under an inode's lock.
+    pub(super) fn stored(&self, ino: Ino, revisions: &RangeInclusive<Revision>) {
+        if let Some(told) = self.on_stored.get() {
+            told(ino, revisions);
         }
     }
 

@@ -30,6 +30,7 @@ impl FileLayer {
         let mut config = FileConfig {
             dirty_max_bytes: settings.dirty_max_bytes,
             behind: settings.behind,
+            leisure: client.leisure(),
             write_delay: settings.write_delay,
             data_cache_max_bytes: settings.data_cache_max_bytes,
             ..FileConfig::default()

@@ -1,6 +1,7 @@
 //! Runs a [`PutMachine`] against the [`Backend`]: sends what it asks for and feeds back answers.
 use super::backend::{Backend, BoxFuture};
 use crate::client::get::Piece;
+use crate::client::leisure::Leisure;
 use crate::client::put::{
     PutAction, PutConfig, PutDone, PutError, PutEvent, PutMachine, PutObject, PutSpec,
 };
@@ -40,6 +41,8 @@ pub(super) struct PutTask {
     pub turn: Turn,
     /// Opens the inode for writing again.
     pub renew: Renew,
+    /// It may wait: its prepares, and then its commit.
+    pub leisure: Option<Arc<Leisure>>,
     /// More objects, for a streamed put.
     pub feed: Option<mpsc::Receiver<Feed>>,
     /// Told of objects that W members hold (their bytes are let go), for a streamed put.
@@ -49,12 +52,16 @@ pub(super) struct PutTask {
 impl PutTask {
     /// Runs the put to its end. The slowest member is still being sent to afterwards.
     pub async fn run(mut self) -> Result<PutDone, PutError> {
+        if let Some(leisure) = &self.leisure {
+            leisure.hold().await;
+        }
         let (events_in, mut events) = mpsc::unbounded_channel();
         let mut driver = Driver {
             backend: Arc::clone(&self.backend),
             op: self.spec.op,
             turn: Some(self.turn),
             renew: self.renew,
+            leisure: self.leisure,
             events: events_in,
             timer: None,
             deadline: self.config.deadline,
@@ -110,6 +117,7 @@ struct Driver {
     op: crate::types::OpId,
     turn: Option<Turn>,
     renew: Renew,
+    leisure: Option<Arc<Leisure>>,
     events: mpsc::UnboundedSender<PutEvent>,
     timer: Option<Time>,
     deadline: Duration,
@@ -186,11 +194,14 @@ impl Driver {
 
     fn commit(&mut self, commit: Commit, within: Duration) {
         let (backend, events, op) = (Arc::clone(&self.backend), self.events.clone(), self.op);
-        let turn = self.turn.take();
+        let (turn, leisure) = (self.turn.take(), self.leisure.clone());
         let until = self.backend.now() + within;
         tokio::spawn(async move {
             if let Some(turn) = turn {
                 turn().await;
+            }
+            if let Some(leisure) = leisure {
+                leisure.hold().await;
             }
             let within = until.since(backend.now());
             let result = backend

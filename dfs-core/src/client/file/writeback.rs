@@ -27,6 +27,8 @@ const SWEEP: Duration = Duration::from_millis(100);
 const KICK_SPACING: Duration = Duration::from_millis(10);
 /// Periods of one file that wait to be sealed, about.
 const SEALS_MAX: usize = 64;
+/// Larger puts keep the stores busy alone.
+const LEISURELY_MAX: u64 = 1 << 20;
 /// Least time between two rounds of SEALs.
 const SEAL_SPACING: Duration = Duration::from_millis(100);
 
@@ -193,6 +195,7 @@ impl FileLayer {
             sessions,
             turn,
             renew: self.renewal(inode),
+            leisure: (cut.flight.bytes <= LEISURELY_MAX).then(|| Arc::clone(&self.config.leisure)),
             feed: None,
             stored: None,
         };
@@ -274,7 +277,11 @@ impl FileLayer {
         }
         state.settle();
         let ends = state.has_ended();
+        let own = state.own.clone().filter(|_| result.is_ok());
         drop(state);
+        if let Some(own) = own {
+            self.stored(inode.ino, &own);
+        }
         self.budget.land(cut.flight.bytes);
         self.budget.give(freed);
         // Set once, here: a flight lands once.
@@ -342,6 +349,15 @@ impl FileLayer {
 
     /// Puts what is dirty and waits until every put begun so far is decided.
     pub(super) async fn drain(self: &Arc<Self>, inode: &Arc<Inode>) {
+        let _hurry = inode
+            .state()
+            .is_pending()
+            .then(|| self.config.leisure.hurry());
+        self.drain_at_leisure(inode).await;
+    }
+
+    /// The same, for what no program waits for either.
+    pub(super) async fn drain_at_leisure(self: &Arc<Self>, inode: &Arc<Inode>) {
         self.cut_all(inode);
         let upto = inode.state().next_flight;
         inode
@@ -351,6 +367,7 @@ impl FileLayer {
 
     /// Waits until the budget has room for `more`, putting dirty bytes to make it.
     pub(super) async fn make_room(self: &Arc<Self>, more: u64) {
+        let _hurry = (!self.budget.has_room(more)).then(|| self.config.leisure.hurry());
         while !self.budget.has_room(more) {
             for inode in self.all() {
                 if self.budget.is_pressed() {
@@ -363,6 +380,7 @@ impl FileLayer {
 
     /// Waits for one put.
     pub(super) async fn outcome(&self, inode: &Inode, outcome: &Outcome) -> FileResult<PutDone> {
+        let _hurry = self.config.leisure.hurry();
         inode.wait_until(|_| outcome.get().is_some()).await;
         outcome.get().cloned().expect("waited for")
     }
