@@ -280,7 +280,10 @@ impl Client {
         let deadline = Instant::now() + within;
         match body {
             // Whoever waits for one of these hurries himself.
-            Mutation::Commit(_) | Mutation::Seal { .. } | Mutation::Accessed { .. } => {
+            Mutation::Commit(_)
+            | Mutation::CommitLast(_)
+            | Mutation::Seal { .. }
+            | Mutation::Accessed { .. } => {
                 self.follow_behind(deadline).await?;
             }
             _ => self.wait_behind(deadline).await?,

@@ -9,7 +9,7 @@ use crate::types::{Attr, ChunkNo, Ino, LeaseSeq, Name, OpId, VersionInfo, Versio
 use crate::wire::master::Layout;
 use crate::wire::mutation::PurgeScope;
 use crate::wire::{
-    Commit, MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer, WriteToken,
+    MasterRequest, MasterResponse, Mutation, MutationOk, Query, QueryAnswer, WriteToken,
 };
 use std::time::Duration;
 
@@ -118,10 +118,18 @@ impl Client {
     /// # Errors
     /// `WrongEpoch` (prepare again), `StaleLease`, `Conflict`, `OpAborted`, ..., and those of
     /// [`mutate_as`](Self::mutate_as).
-    pub async fn commit(&self, commit: Commit, op: OpId, within: Duration) -> Result<MutationOk> {
+    pub(super) async fn commit(
+        &self,
+        commit: Mutation,
+        op: OpId,
+        within: Duration,
+    ) -> Result<MutationOk> {
         // The bytes are shown over what is cached.
-        let change = self.cache.begin_shown(vec![Key::Node(commit.ino)]);
-        let done = self.mutate_as(op, Mutation::Commit(commit), within).await;
+        let ino = commit.commit().map(|commit| commit.ino);
+        let change = self
+            .cache
+            .begin_shown(ino.into_iter().map(Key::Node).collect());
+        let done = self.mutate_as(op, commit, within).await;
         self.end_node_change(change, &done);
         done
     }

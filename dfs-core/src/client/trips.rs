@@ -92,7 +92,9 @@ impl TripCounts {
 fn is_background(body: &Mutation) -> bool {
     match body {
         Mutation::Seal { .. } | Mutation::Accessed { .. } | Mutation::Reserve { .. } => true,
-        Mutation::Commit(commit) => matches!(commit.change, Change::Compact { .. }),
+        Mutation::Commit(commit) | Mutation::CommitLast(commit) => {
+            matches!(commit.change, Change::Compact { .. })
+        }
         _ => false,
     }
 }

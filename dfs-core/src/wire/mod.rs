@@ -26,7 +26,7 @@ pub use replica::{ReplicaRequest, ReplicaResponse, Stamp};
 use serde::{Deserialize, Serialize};
 
 /// Raised when old and new programs could misunderstand each other.
-pub const PROTOCOL_VERSION: u16 = 12;
+pub const PROTOCOL_VERSION: u16 = 13;
 
 /// Everything that travels on a TCP connection after the handshake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -238,6 +238,19 @@ pub enum Mutation {
         /// Its times.
         at: Timestamp,
     },
+    /// [`Commit`](Self::Commit) and [`Seal`](Self::Seal): the writing period had ended when it was sent.
+    CommitLast(Commit),
+}
+
+impl Mutation {
+    /// The second half of a put.
+    #[must_use]
+    pub fn commit(&self) -> Option<&Commit> {
+        match self {
+            Self::Commit(commit) | Self::CommitLast(commit) => Some(commit),
+            _ => None,
+        }
+    }
 }
 
 /// COMMIT(X, inode, lease, epochs, extent delta, size, mtime, acks).

@@ -387,6 +387,7 @@ pub fn mutation(s: &mut Source<'_>, op: OpId) -> Mutation {
                 last,
             }
         }
+        20 => Mutation::CommitLast(commit(s, op)),
         _ => Mutation::Commit(commit(s, op)),
     }
 }

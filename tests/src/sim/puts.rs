@@ -233,7 +233,12 @@ impl Client {
                     }
                     let newest = cx.oracle.leases.newest(job.ino);
                     job.newest_lease.get_or_insert(newest);
-                    let what = What::Mutate(job.op, Mutation::Commit(commit));
+                    // Asked again, it says the same.
+                    let body = match job.op.seq % 3 {
+                        0 => Mutation::CommitLast(commit),
+                        _ => Mutation::Commit(commit),
+                    };
+                    let what = What::Mutate(job.op, body);
                     let owner = self.owner(worker, Purpose::Commit);
                     self.ask(owner, what, Duration::from_secs(3), cx);
                 }

@@ -38,6 +38,32 @@ async fn a_close_behind_returns_before_the_commit_and_fsync_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_commit_of_what_was_closed_before_ends_its_period() {
+    let cluster = Cluster::new();
+    let a = cluster.mount(1, behind());
+    let ino = cluster.create(5);
+    for (size, text) in [(3, &b"one"[..]), (6, b"second")] {
+        let file = open(&a, ino, true).await;
+        file.write(0, text, false).await.unwrap();
+        file.flush().await.unwrap();
+        file.release();
+        until("stored", || a.is_quiet(ino)).await;
+        let sealed = cluster.master().files[&ino].sealed.clone();
+        assert_eq!(sealed.last().map(|s| s.1), Some(size));
+    }
+    assert_eq!(cluster.master().files[&ino].sealed.len(), 2);
+    assert_eq!(cluster.master().seals, 0, "nobody had to ask for it");
+    // Still open when it is committed: sealed at the close, by a word of its own.
+    let file = open(&a, ino, true).await;
+    file.write(0, b"third version", false).await.unwrap();
+    file.fsync().await.unwrap();
+    assert_eq!(cluster.master().files[&ino].sealed.len(), 2);
+    file.release();
+    until("sealed", || cluster.master().files[&ino].sealed.len() == 3).await;
+    assert_eq!(cluster.master().seals, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_mount_that_opens_a_file_sees_what_was_closed_behind() {
     let cluster = Cluster::new();
     let (a, b) = (

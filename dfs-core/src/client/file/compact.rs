@@ -123,6 +123,7 @@ impl FileLayer {
             Box::new(move || Box::pin(async move { waiting.wait_until(before).await }));
         let renew: Renew = Box::new(|| Box::pin(async { None }));
         let task = PutTask {
+            ends: None,
             leisure: None,
             backend: Arc::clone(&self.backend),
             config: self.config.put.clone(),

@@ -57,6 +57,8 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Cut {
     pub flight: Flight,
+    /// Its commit ends its writing period; decided when that is sent first.
+    pub ends: Arc<OnceLock<bool>>,
     pub change: PutChange,
     pub ranges: Vec<(u64, Bytes)>,
     pub mtime: Option<Timestamp>,
@@ -284,6 +286,19 @@ impl State {
             _ => (before, revision),
         };
         self.own = Some(first..=last);
+    }
+
+    /// A flight that is committed now is the last one of its writing period, which has ended.
+    pub fn is_last(&self, flight: u64, token: &WriteToken) -> bool {
+        let is_alone = self.flights.iter().all(|f| f.seq <= flight);
+        is_alone && !self.is_dirty() && self.seals.contains(token)
+    }
+
+    /// A commit has ended this writing period and those before it.
+    pub fn sealed(&mut self, token: &WriteToken) {
+        let is_over = |t: &WriteToken| t.client == token.client && t <= token;
+        self.used_tokens.retain(|t| !is_over(t));
+        self.seals.retain(|t| !is_over(t));
     }
 
     /// Remembers an error for every handle that is open now.

@@ -199,7 +199,9 @@ impl Backend for OverClient {
     ) -> BoxFuture<'_, Result<MutationOk, WireError>> {
         Box::pin(async move {
             match body {
-                Mutation::Commit(commit) => self.client.commit(commit, op, within).await,
+                Mutation::Commit(_) | Mutation::CommitLast(_) => {
+                    self.client.commit(body, op, within).await
+                }
                 body => self.client.mutate_as(op, body, within).await,
             }
             .map_err(wire)

@@ -19,6 +19,9 @@ pub(super) type Turn = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 /// Gets another write lease; `None`: there is none to be had.
 pub(super) type Renew = Box<dyn Fn() -> BoxFuture<'static, Option<LeaseSeq>> + Send>;
 
+/// See [`PutTask::ends`].
+pub(super) type Ends = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What a put is told from outside while it runs.
 pub(super) enum Feed {
     /// One more object with its bytes.
@@ -41,6 +44,8 @@ pub(super) struct PutTask {
     pub turn: Turn,
     /// Opens the inode for writing again.
     pub renew: Renew,
+    /// Says, once and for all, whether its writing period has ended when it is committed.
+    pub ends: Option<Ends>,
     /// It may wait: its prepares, and then its commit.
     pub leisure: Option<Arc<Leisure>>,
     /// More objects, for a streamed put.
@@ -61,6 +66,7 @@ impl PutTask {
             op: self.spec.op,
             turn: Some(self.turn),
             renew: self.renew,
+            ends: self.ends,
             leisure: self.leisure,
             events: events_in,
             timer: None,
@@ -117,6 +123,7 @@ struct Driver {
     op: crate::types::OpId,
     turn: Option<Turn>,
     renew: Renew,
+    ends: Option<Ends>,
     leisure: Option<Arc<Leisure>>,
     events: mpsc::UnboundedSender<PutEvent>,
     timer: Option<Time>,
@@ -194,7 +201,7 @@ impl Driver {
 
     fn commit(&mut self, commit: Commit, within: Duration) {
         let (backend, events, op) = (Arc::clone(&self.backend), self.events.clone(), self.op);
-        let (turn, leisure) = (self.turn.take(), self.leisure.clone());
+        let (turn, leisure, ends) = (self.turn.take(), self.leisure.clone(), self.ends.clone());
         let until = self.backend.now() + within;
         tokio::spawn(async move {
             if let Some(turn) = turn {
@@ -204,9 +211,11 @@ impl Driver {
                 leisure.hold().await;
             }
             let within = until.since(backend.now());
-            let result = backend
-                .mutate_as(op, Mutation::Commit(commit), within)
-                .await;
+            let body = match ends.is_some_and(|ends| ends()) {
+                true => Mutation::CommitLast(commit),
+                false => Mutation::Commit(commit),
+            };
+            let result = backend.mutate_as(op, body, within).await;
             let _ = events.send(PutEvent::Committed(result));
         });
     }

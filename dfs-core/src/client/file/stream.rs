@@ -61,6 +61,7 @@ impl FileLayer {
         // Not one of the inode's flights: a recall does not wait for it, as nothing of it is seen.
         let turn: Turn = Box::new(|| Box::pin(async {}));
         let task = PutTask {
+            ends: None,
             leisure: None,
             backend: Arc::clone(&self.backend),
             config: self.config.put.clone(),

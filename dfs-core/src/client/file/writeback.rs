@@ -129,6 +129,7 @@ impl FileLayer {
             mtime,
             kill_suid,
             token,
+            ends: Arc::default(),
             latch,
         };
         // Under the lock: op-ids of one inode ascend in the order of its flights.
@@ -187,6 +188,7 @@ impl FileLayer {
         let (waiting, seq) = (Arc::clone(inode), cut.flight.seq);
         let first = move |s: &State| s.flights.front().is_none_or(|f| f.seq >= seq);
         let turn: Turn = Box::new(move || Box::pin(async move { waiting.wait_until(first).await }));
+        let (ends, of, token) = (Arc::clone(&cut.ends), Arc::clone(inode), cut.token);
         let task = PutTask {
             backend: Arc::clone(&self.backend),
             config: self.config.put.clone(),
@@ -195,6 +197,9 @@ impl FileLayer {
             sessions,
             turn,
             renew: self.renewal(inode),
+            ends: Some(Arc::new(move || {
+                *ends.get_or_init(|| of.state().is_last(seq, &token))
+            })),
             leisure: (cut.flight.bytes <= LEISURELY_MAX).then(|| Arc::clone(&self.config.leisure)),
             feed: None,
             stored: None,
@@ -239,7 +244,10 @@ impl FileLayer {
                     state.used_tokens.retain(|t| !is_before(t));
                     state.seals.retain(|t| !is_before(t));
                 }
-                state.used_tokens.insert(cut.token);
+                match cut.ends.get() {
+                    Some(true) => state.sealed(&cut.token),
+                    _ => drop(state.used_tokens.insert(cut.token)),
+                }
                 match cut.change {
                     // Nobody has written that into the kernel's pages.
                     PutChange::Restore { .. } => state.own = None,

@@ -259,7 +259,7 @@ impl Master {
             | Mutation::SetXattr { ino, .. }
             | Mutation::RemoveXattr { ino, .. }
             | Mutation::Seal { ino, .. } => inos.push(*ino),
-            Mutation::Commit(commit) => inos.push(commit.ino),
+            Mutation::Commit(commit) | Mutation::CommitLast(commit) => inos.push(commit.ino),
             Mutation::Abandon { .. }
             | Mutation::Purge(_)
             | Mutation::Accessed { .. }

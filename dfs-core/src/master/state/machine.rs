@@ -370,7 +370,7 @@ impl<K: Kv> MasterState<K> {
                     touched: effects.touched.clone(),
                 };
                 Sessions::decide(&mut self.kv, op, &row);
-                if let (Mutation::Commit(commit), Err(e)) = (body, &row.result)
+                if let (Some(commit), Err(e)) = (body.commit(), &row.result)
                     && e.code.class() == ErrorClass::Permanent
                 {
                     self.note_aborted(commit.ino, op, effects);

@@ -51,6 +51,8 @@ pub(in crate::client::file) struct Master {
     /// The next open finds that the session is lost, and succeeds in the next.
     pub loses_session_at_open: bool,
     pub commits: u64,
+    /// Asked for by a word of its own.
+    pub seals: u64,
     pub compactions: u64,
     /// Access times that it was told, each time.
     pub accessed: Vec<Vec<(Ino, Timestamp)>>,
@@ -70,6 +72,17 @@ pub(in crate::client::file) struct Master {
 }
 
 impl Master {
+    /// A writing period has ended.
+    pub(super) fn seal(&mut self, ino: Ino, token: WriteToken) {
+        let size = self.attr(ino).size;
+        let Some(file) = self.files.get_mut(&ino) else {
+            return;
+        };
+        file.sealed.push((token, size));
+        let version = VersionNo(file.sealed.len() as u64);
+        file.versions.insert(version, file.layout.clone());
+    }
+
     pub(super) fn attr(&self, ino: Ino) -> Attr {
         let file = &self.files[&ino];
         Attr {

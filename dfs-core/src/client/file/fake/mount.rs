@@ -51,18 +51,22 @@ impl FakeMount {
             let map = Arc::clone(&self.cluster.map);
             let (result, ino) = match &body {
                 Mutation::Commit(commit) => (master.commit(op, &map, commit), Some(commit.ino)),
+                Mutation::CommitLast(commit) => {
+                    let done = master.commit(op, &map, commit);
+                    if done.is_ok() {
+                        master.seal(commit.ino, commit.token);
+                    }
+                    (done, Some(commit.ino))
+                }
                 Mutation::Abandon { op } => {
                     let aborted = || Err(ErrorCode::OpAborted.into());
                     master.decided.entry(*op).or_insert_with(aborted);
                     (Ok(MutationOk::Done), None)
                 }
                 Mutation::Seal { ino, token } => {
-                    let attr = master.attr(*ino);
-                    let file = master.files.get_mut(ino).unwrap();
-                    file.sealed.push((*token, attr.size));
-                    let version = VersionNo(file.sealed.len() as u64);
-                    file.versions.insert(version, file.layout.clone());
-                    (Ok(MutationOk::Attr(attr)), None)
+                    master.seals += 1;
+                    master.seal(*ino, *token);
+                    (Ok(MutationOk::Attr(master.attr(*ino))), None)
                 }
                 Mutation::Accessed { times } => {
                     master.accessed.push(times.clone());

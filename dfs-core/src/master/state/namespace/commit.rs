@@ -30,7 +30,11 @@ use crate::wire::{Change, Commit, ErrorCode, MutationOk, PutExtent, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a put.
-pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, ApplyError> {
+pub(super) fn commit(
+    tx: &mut Tx<'_>,
+    commit: &Commit,
+    is_last: bool,
+) -> Result<MutationOk, ApplyError> {
     let ino = commit.ino;
     let mut inode = admit(tx, commit)?;
     content::check_puts(tx, &commit.change)?;
@@ -67,6 +71,9 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<MutationOk, App
     }
     if commit.kill_suid {
         inode.mode = without_suid(inode.mode);
+    }
+    if is_last {
+        end_periods(&mut inode, commit.token);
     }
     tx.put_inode(ino, &inode)?;
     if let Some(may_have_pins) = begun {
@@ -200,6 +207,12 @@ fn note(tx: &mut Tx<'_>, ino: Ino, revision: Revision, placed: &[(ChunkNo, crate
     }
 }
 
+/// Ends a writing period and those before it.
+fn end_periods(inode: &mut Inode, token: crate::wire::WriteToken) {
+    // Periods of one session follow each other: a later one may have changed nothing, and taken no part.
+    versions::seal(inode, |t| t.client == token.client && t.seq <= token.seq);
+}
+
 /// A mount's last writable handle is gone.
 pub(super) fn seal(
     tx: &mut Tx<'_>,
@@ -210,10 +223,7 @@ pub(super) fn seal(
         return Ok(MutationOk::Done);
     };
     let was = inode.open.clone();
-    // Periods of one session follow each other: a later one may have changed nothing, and taken no part.
-    versions::seal(&mut inode, |t| {
-        t.client == token.client && t.seq <= token.seq
-    });
+    end_periods(&mut inode, token);
     if inode.open != was {
         tx.put_inode(ino, &inode)?;
     }

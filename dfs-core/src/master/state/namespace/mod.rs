@@ -166,7 +166,8 @@ fn dispatch(tx: &mut tx::Tx<'_>, body: &Mutation) -> Result<MutationOk, ApplyErr
             mode,
         } => attr::set_xattr(tx, *ino, (key, value), *mode),
         Mutation::RemoveXattr { ino, key } => attr::remove_xattr(tx, *ino, key),
-        Mutation::Commit(body) => commit::commit(tx, body),
+        Mutation::Commit(body) => commit::commit(tx, body, false),
+        Mutation::CommitLast(body) => commit::commit(tx, body, true),
         Mutation::Abandon { .. } => {
             let detail = "an abandon concerns the session, not the namespace";
             Err(WireError::new(ErrorCode::BadRequest, detail).into())

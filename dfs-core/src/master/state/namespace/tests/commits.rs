@@ -7,7 +7,7 @@ use crate::types::{
     StoreId, Timestamp, VersionNo,
 };
 use crate::wire::master::{GroupBytes, Note};
-use crate::wire::{Change, ErrorCode, Mutation, MutationOk};
+use crate::wire::{Change, ErrorCode, Mutation, MutationOk, Query, QueryAnswer, WriteToken};
 
 const KIB: u64 = 1024;
 
@@ -410,6 +410,45 @@ fn writers_on_two_mounts_share_a_version_until_the_last_closes() {
     w.seal(f, again);
     w.write(f, b, 0, 10);
     assert_eq!(w.numbers(ROOT, "f"), [2, 1]);
+}
+
+#[test]
+fn a_commit_that_is_the_last_of_its_period_is_a_commit_and_a_seal() {
+    let versions = |ends_with: fn(&mut World, Ino, WriteToken)| {
+        let mut w = World::new();
+        let f = w.file(ROOT, "f");
+        // What another mount writes makes a version of its own only after the end.
+        let (first, second, third) = (w.token(1), w.token(1), w.token(2));
+        w.write(f, first, 0, 10);
+        // Ends the period before it, too.
+        w.write(f, second, 0, 20);
+        ends_with(&mut w, f, second);
+        w.write(f, third, 5, 10);
+        let asked = w.query(&Query::History {
+            parent: ROOT,
+            name: name("f"),
+        });
+        let Ok(QueryAnswer::History(versions)) = asked else {
+            panic!("{asked:?}");
+        };
+        versions
+            .iter()
+            .map(|v| (v.version, v.size))
+            .collect::<Vec<_>>()
+    };
+    let sealed = versions(|w, f, token| {
+        w.write(f, token, 20, 10);
+        w.seal(f, token);
+    });
+    let last = versions(|w, f, token| {
+        let op = w.next_op(1);
+        let puts = puts(op, 20, 10);
+        let commit = w.commit_of(f, token, Change::Write { puts });
+        w.commit_last(op, commit).unwrap();
+    });
+    assert_eq!(last, sealed);
+    assert_eq!(last.len(), 3, "{last:?}");
+    assert_eq!(last.first().map(|v| v.1), Some(30));
 }
 
 #[test]

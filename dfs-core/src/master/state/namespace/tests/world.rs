@@ -236,10 +236,19 @@ impl World {
     }
 
     pub fn commit(&mut self, op: OpId, commit: Commit) -> Result<MutationOk, ErrorCode> {
-        let puts = super::super::content::puts(&commit.change).to_vec();
+        self.commit_as(op, Mutation::Commit(commit))
+    }
+
+    pub fn commit_last(&mut self, op: OpId, commit: Commit) -> Result<MutationOk, ErrorCode> {
+        self.commit_as(op, Mutation::CommitLast(commit))
+    }
+
+    fn commit_as(&mut self, op: OpId, body: Mutation) -> Result<MutationOk, ErrorCode> {
+        let change = &body.commit().unwrap().change;
+        let puts = super::super::content::puts(change).to_vec();
         self.objects.extend(puts.iter().map(|p| p.object));
         let audits = std::mem::replace(&mut self.audits, false);
-        let done = self.try_apply(op, &Mutation::Commit(commit));
+        let done = self.try_apply(op, &body);
         if done.is_err() {
             for put in &puts {
                 self.objects.remove(&put.object);
