@@ -189,3 +189,21 @@ async fn what_nobody_answers_is_given_up_at_the_deadline_and_later_changes_go_on
     make(&client, &["c"]).await;
     until("the next change", || made(&node) == [name("c")]).await;
 }
+
+#[tokio::test]
+async fn an_open_waits_for_what_concerns_its_file_and_for_nothing_else() {
+    let node = Node::start().await;
+    let client = alone(&node, config(&[&node]), &["a", "b"]).await;
+    node.script().deaf = true;
+    let (queued, _) = client.create(DIR, &name("a"), file(), true).await.unwrap();
+    let (other, _) = client.create(DIR, &name("b"), file(), true).await.unwrap();
+    client.open_rpc(Ino(77), false).await.unwrap();
+    assert_eq!(client.queued_changes(), 2, "nothing was answered meanwhile");
+    let mut waiting = Box::pin(client.open_rpc(queued.ino, false));
+    let early = tokio::time::timeout(Duration::from_millis(100), waiting.as_mut());
+    assert!(early.await.is_err(), "the masters do not know the file yet");
+    node.script().deaf = false;
+    waiting.await.unwrap();
+    assert_eq!(made(&node).first(), Some(&name("a")));
+    assert_ne!(queued.ino, other.ino);
+}
