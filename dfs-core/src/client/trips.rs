@@ -92,9 +92,7 @@ impl TripCounts {
 fn is_background(body: &Mutation) -> bool {
     match body {
         Mutation::Seal { .. } | Mutation::Accessed { .. } | Mutation::Reserve { .. } => true,
-        Mutation::Commit(commit) | Mutation::CommitLast(commit) => {
-            matches!(commit.change, Change::Compact { .. })
-        }
+        Mutation::Commit(commit) => matches!(commit.change, Change::Compact { .. }),
         _ => false,
     }
 }

@@ -239,7 +239,7 @@ pub enum Mutation {
         at: Timestamp,
     },
     /// [`Commit`](Self::Commit) and [`Seal`](Self::Seal): the writing period had ended when it was sent.
-    CommitLast(Commit),
+    CommitLast(Box<Commit>),
 }
 
 impl Mutation {
@@ -247,7 +247,8 @@ impl Mutation {
     #[must_use]
     pub fn commit(&self) -> Option<&Commit> {
         match self {
-            Self::Commit(commit) | Self::CommitLast(commit) => Some(commit),
+            Self::Commit(commit) => Some(commit),
+            Self::CommitLast(commit) => Some(commit),
             _ => None,
         }
     }

@@ -387,7 +387,7 @@ pub fn mutation(s: &mut Source<'_>, op: OpId) -> Mutation {
                 last,
             }
         }
-        20 => Mutation::CommitLast(commit(s, op)),
+        20 => Mutation::CommitLast(Box::new(commit(s, op))),
         _ => Mutation::Commit(commit(s, op)),
     }
 }

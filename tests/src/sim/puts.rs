@@ -17,7 +17,7 @@ use dfs_core::types::{
 };
 use dfs_core::wire::master::MasterResponse;
 use dfs_core::wire::{
-    ErrorCode, Mutation, MutationOk, ReplicaResponse, Response, WireError, WriteToken,
+    Commit, ErrorCode, Mutation, MutationOk, ReplicaResponse, Response, WireError, WriteToken,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,12 +233,7 @@ impl Client {
                     }
                     let newest = cx.oracle.leases.newest(job.ino);
                     job.newest_lease.get_or_insert(newest);
-                    // Asked again, it says the same.
-                    let body = match job.op.seq % 3 {
-                        0 => Mutation::CommitLast(commit),
-                        _ => Mutation::Commit(commit),
-                    };
-                    let what = What::Mutate(job.op, body);
+                    let what = What::Mutate(job.op, commit_or_last(job.op, commit));
                     let owner = self.owner(worker, Purpose::Commit);
                     self.ask(owner, what, Duration::from_secs(3), cx);
                 }
@@ -471,5 +466,13 @@ fn flat(result: Result<MasterResponse, AskError>) -> Result<MutationOk, WireErro
         Ok(_) => Err(ErrorCode::BadRequest.into()),
         Err(e) if e.unknown => Err(WireError::new(ErrorCode::UnknownOutcome, e.last.detail)),
         Err(e) => Err(e.last),
+    }
+}
+
+/// Some commits end their writing period. Asked again, one says the same.
+fn commit_or_last(op: OpId, commit: Commit) -> Mutation {
+    match op.seq % 3 {
+        0 => Mutation::CommitLast(Box::new(commit)),
+        _ => Mutation::Commit(commit),
     }
 }

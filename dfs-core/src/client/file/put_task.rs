@@ -212,7 +212,7 @@ impl Driver {
             }
             let within = until.since(backend.now());
             let body = match ends.is_some_and(|ends| ends()) {
-                true => Mutation::CommitLast(commit),
+                true => Mutation::CommitLast(Box::new(commit)),
                 false => Mutation::Commit(commit),
             };
             let result = backend.mutate_as(op, body, within).await;

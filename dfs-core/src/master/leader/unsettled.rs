@@ -259,7 +259,8 @@ impl Master {
             | Mutation::SetXattr { ino, .. }
             | Mutation::RemoveXattr { ino, .. }
             | Mutation::Seal { ino, .. } => inos.push(*ino),
-            Mutation::Commit(commit) | Mutation::CommitLast(commit) => inos.push(commit.ino),
+            Mutation::Commit(commit) => inos.push(commit.ino),
+            Mutation::CommitLast(commit) => inos.push(commit.ino),
             Mutation::Abandon { .. }
             | Mutation::Purge(_)
             | Mutation::Accessed { .. }

@@ -240,7 +240,7 @@ impl World {
     }
 
     pub fn commit_last(&mut self, op: OpId, commit: Commit) -> Result<MutationOk, ErrorCode> {
-        self.commit_as(op, Mutation::CommitLast(commit))
+        self.commit_as(op, Mutation::CommitLast(Box::new(commit)))
     }
 
     fn commit_as(&mut self, op: OpId, body: Mutation) -> Result<MutationOk, ErrorCode> {
