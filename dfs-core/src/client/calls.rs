@@ -160,6 +160,7 @@ impl Client {
         make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
         within: Duration,
     ) -> Result<MasterResponse> {
+        self.check_usable(false)?;
         let deadline = Instant::now() + within;
         self.wait_behind(deadline).await?;
         self.call_now(make, deadline).await
@@ -175,6 +176,7 @@ impl Client {
         make: impl Fn(ClientId) -> MasterRequest + Send + Sync,
         within: Duration,
     ) -> Result<MasterResponse> {
+        self.check_usable(false)?;
         let deadline = Instant::now() + within;
         self.wait_behind_of(ino, deadline).await?;
         self.call_now(make, deadline).await

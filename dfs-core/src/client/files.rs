@@ -86,6 +86,7 @@ impl Client {
             client,
             inos: inos.clone(),
         };
+        let deadline = deadline_in(self.config.deadline_meta);
         self.call_now(make, deadline).await.map(drop)
     }
 

@@ -325,13 +325,18 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // Read past the pages, it shall not come into them.
+        let fills_pages = flags.0 & libc::O_DIRECT == 0;
         if let Some(parts) = self.vfs.read_cached(fh.0, offset, size as usize) {
             pieces(reply, Ok(parts));
-            return self.vfs.fill_pages(fh.0, offset, size as usize);
+            if fills_pages {
+                self.vfs.fill_pages(fh.0, offset, size as usize);
+            }
+            return;
         }
         let (vfs, fills) = (self.vfs.clone(), self.vfs.clone());
         self.run(
@@ -340,7 +345,7 @@ impl Filesystem for Adapter {
             move |r| {
                 let is_read = r.is_ok();
                 pieces(reply, r);
-                if is_read {
+                if is_read && fills_pages {
                     fills.fill_pages(fh.0, offset, size as usize);
                 }
             },

@@ -126,7 +126,7 @@ impl Vfs {
     async fn open_inode(&self, ino: Ino, mode: OpenMode, flags: i32) -> VfsResult<Opened> {
         // Before it is cut.
         let _writing = match mode.write {
-            true => Some(self.pages.writing(ino).await),
+            true => Some(self.writing(ino).await?),
             false => None,
         };
         let file = self.files.open(ino, mode).await?;
@@ -145,8 +145,9 @@ impl Vfs {
             self.settled(ino).await;
         }
         if mode.write {
-            self.pages.writing(ino).await.keep();
+            self.writing(ino).await?.keep();
         }
+        self.pages.opening(ino).await;
         let keep_pages = self.pages.open(ino, revision);
         let past_pages = !mode.write && (file.is_shared() || self.pages.is_appended(ino));
         if append {
@@ -287,7 +288,11 @@ impl Vfs {
         let Some(moment) = self.pages.moment(ino) else {
             return;
         };
-        if let Some((offset, bytes)) = file.rest_of_block(offset) {
+        let rest = file.rest_of_block(offset);
+        let rest = rest.filter(|rest| rest.revision == moment.revision);
+        // Still open, it was when the moment came: what was known of its content was known in time.
+        if let (Some(rest), Ok(_)) = (rest, self.handles.get(handle)) {
+            let (offset, bytes) = (rest.from, rest.bytes);
             self.pages.fill(Fill {
                 ino,
                 moment,
@@ -458,11 +463,13 @@ impl Vfs {
         if mode & (PUNCH | ZERO) != 0 {
             file.punch(offset, len).await?;
         }
-        if mode & KEEP == 0 && mode & PUNCH == 0 {
-            file.extend(end).await?;
-        }
+        let extended = match mode & KEEP == 0 && mode & PUNCH == 0 {
+            true => file.extend(end).await,
+            false => Ok(()),
+        };
+        // Also after half of it.
         self.pages.drop_pages(ino);
-        Ok(())
+        Ok(extended?)
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.

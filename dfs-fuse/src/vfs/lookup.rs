@@ -221,7 +221,7 @@ impl Vfs {
 
     /// truncate(2) by path: a writing handle of a moment.
     async fn truncate_inode(&self, ino: Ino, size: u64, kill_suid: bool) -> VfsResult<()> {
-        let _writing = self.pages.writing(ino).await;
+        let _writing = self.writing(ino).await?;
         let file = self.files.open(ino, OpenMode::WRITE).await?;
         let done = match file.truncate(size, kill_suid).await {
             // It has answered for itself; what came before is not its failure.

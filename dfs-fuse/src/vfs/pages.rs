@@ -29,6 +29,7 @@
 //! 2. the queue is bounded: when it overflows, everything is dropped instead.
 mod fill;
 
+use fill::FILLS_MAX;
 pub use fill::{Fill, Moment, Writing};
 
 use bytes::Bytes;
@@ -39,7 +40,7 @@ use dfs_core::wire::master::Touched;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -96,8 +97,8 @@ struct Known {
     appends: u32,
     /// Handles that write, and cuts under way.
     writers: u32,
-    /// Counts what makes bytes that were read before unfit for pages.
-    changes: u64,
+    /// Number of what made bytes that were read before unfit for pages.
+    change: u64,
     changed_at: Option<Instant>,
     /// Pages are being added.
     filling: bool,
@@ -106,6 +107,18 @@ struct Known {
 impl Known {
     fn is_settled(&self) -> bool {
         self.fulfilled >= self.wished
+    }
+
+    /// The pages are of this revision from now on; answers of which they were.
+    fn at(&mut self, revision: Revision) -> Option<Revision> {
+        let before = self.revision.replace(revision);
+        if before.is_none() && self.changed_at.is_some() {
+            // What the kernel knows of the size is about to change.
+            self.change();
+        } else if before != Some(revision) {
+            self.mark();
+        }
+        before
     }
 
     fn is_used(&self) -> bool {
@@ -121,6 +134,12 @@ struct Work {
 }
 
 impl Work {
+    fn add(&mut self, fill: Fill) {
+        if self.fills.len() < FILLS_MAX {
+            self.fills.push(fill);
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.wishes.is_empty() && self.fills.is_empty()
     }
@@ -155,6 +174,8 @@ pub struct Pages {
     wishes: AtomicU64,
     /// Inodes that the kernel is being told of, and what came meanwhile.
     telling: Mutex<HashMap<Ino, Work>>,
+    /// Threads that add pages.
+    fillers: AtomicUsize,
     drop_all: AtomicBool,
     /// Inodes of which the kernel is to be told by whichever thread comes first.
     rest: Mutex<Vec<(Ino, Wish)>>,
@@ -168,6 +189,7 @@ impl Default for Pages {
             queue: bounded(QUEUE_MAX),
             wishes: AtomicU64::new(0),
             telling: Mutex::default(),
+            fillers: AtomicUsize::new(0),
             drop_all: AtomicBool::new(false),
             rest: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -191,8 +213,11 @@ impl Pages {
             known.retain(|_, k| k.is_used());
         }
         let entry = known.entry(ino).or_default();
+        if entry.handles == 0 {
+            entry.mark();
+        }
         entry.handles += 1;
-        entry.revision.replace(revision) == Some(revision)
+        entry.at(revision) == Some(revision)
     }
 
     /// A handle is released.
@@ -243,7 +268,11 @@ impl Pages {
             return false;
         }
         // Whoever reads hears of a change before it hears what the change has made.
-        *entry.revision.get_or_insert(revision) >= revision
+        let known = entry.revision;
+        if known.is_none() {
+            entry.at(revision);
+        }
+        known.unwrap_or(revision) >= revision
     }
 
     /// Handles of the inode.
@@ -325,7 +354,7 @@ impl Pages {
         if let Some(entry) = self.known().get_mut(&ino)
             && entry.wished <= number
         {
-            entry.revision = entry.revision.max(Some(revision));
+            entry.at(entry.revision.map_or(revision, |known| known.max(revision)));
         }
     }
 
@@ -398,7 +427,7 @@ impl Pages {
             }
             match notice {
                 Notice::Drop(ino, wish) => self.tell(ino, |work| work.wishes.push(wish), kernel),
-                Notice::Fill(fill) => self.tell(fill.ino, |work| work.fills.push(fill), kernel),
+                Notice::Fill(fill) => self.tell(fill.ino, |work| work.add(fill), kernel),
                 Notice::Look => {}
             }
             while let Some((ino, wish)) = self.next_of_rest() {

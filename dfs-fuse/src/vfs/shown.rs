@@ -3,6 +3,7 @@
 //! The kernel takes a new size from whatever tells it, and shows what its pages then have there. So
 //! attributes of a regular file that is open wait until its pages of an older revision are gone
 //! ([`super::pages`], rule 2), and what is read from then on is at least as new.
+use super::pages::Writing;
 use super::{Node, Vfs, VfsResult, failed};
 use dfs_core::types::{Attr, FileKind, Ino, Revision};
 use std::time::Duration;
@@ -102,6 +103,15 @@ impl Vfs {
         if told.is_err() {
             tracing::debug!(%ino, "the kernel has not heard of all changes in {SETTLE_MAX:?}");
         }
+    }
+
+    /// This mount is about to change the content, and no pages come late any more.
+    ///
+    /// # Errors
+    /// EIO: the kernel does not take what it is being given.
+    pub(crate) async fn writing(&self, ino: Ino) -> VfsResult<Writing<'_>> {
+        let waited = tokio::time::timeout(WAIT_MAX, self.pages.writing(ino)).await;
+        waited.map_err(|_| failed(libc::EIO, &Stuck(ino)))
     }
 
     /// Returns when no page of a revision before this one can be seen.

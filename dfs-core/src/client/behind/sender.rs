@@ -46,10 +46,17 @@ impl Client {
     /// Sends until nothing is queued.
     async fn deliver(self: &Arc<Self>) {
         let mut calls = JoinSet::new();
-        let (mut in_order, mut is_held) = (true, true);
+        let leisure = Arc::clone(&self.behind.leisure);
+        let hold = || {
+            let leisure = Arc::clone(&leisure);
+            Box::pin(async move { leisure.hold().await })
+        };
+        // Kept over answers: begun anew, it could miss its tick again and again.
+        let mut held = Some(hold());
+        let mut in_order = true;
         loop {
             self.reserve();
-            if in_order && !is_held {
+            if in_order && held.is_none() {
                 in_order = self.send_more(&mut calls).await;
             }
             if calls.is_empty() {
@@ -65,9 +72,11 @@ impl Client {
                 Some(answer) = calls.join_next() => {
                     in_order &= answer.is_ok_and(|answer| self.answered(answer));
                 }
-                () = self.behind.leisure.hold(), if is_held => is_held = false,
-                () = self.behind.kick.notified(), if !is_held && in_order && calls.len() < WINDOW => {
-                    is_held = true;
+                () = async { held.as_mut().expect("looked at").await }, if held.is_some() => {
+                    held = None;
+                }
+                () = self.behind.kick.notified(), if held.is_none() && in_order && calls.len() < WINDOW => {
+                    held = Some(hold());
                 }
                 else => {}
             }

@@ -126,6 +126,7 @@ impl FileLayer {
             if self.access.forget(ino) {
                 return;
             }
+            let _hurry = self.config.leisure.hurry();
             answered.await;
         }
     }

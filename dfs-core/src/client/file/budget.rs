@@ -56,8 +56,12 @@ impl Budget {
 
     /// Waits until fewer than `max` puts are under way.
     pub async fn wait_for_puts(&self, max: u64) {
-        self.wait_until(|| self.puts.load(Ordering::Acquire) < max)
-            .await;
+        self.wait_until(|| self.may_put(max)).await;
+    }
+
+    /// Fewer than `max` puts are under way.
+    pub fn may_put(&self, max: u64) -> bool {
+        self.puts.load(Ordering::Acquire) < max
     }
 
     pub fn take(&self, bytes: u64) {

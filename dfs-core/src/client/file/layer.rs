@@ -317,6 +317,7 @@ impl FileLayer {
     /// Commits everything that is buffered and seals what was released: before an unmount, and for
     /// syncfs. Errors stay latched for the handles.
     pub async fn drain_all(self: &Arc<Self>) {
+        let _hurry = self.config.leisure.hurry();
         let inodes = self.all();
         for inode in &inodes {
             self.cut_all(inode);
@@ -339,6 +340,7 @@ impl FileLayer {
     /// push may be acknowledged.
     pub async fn recalled(self: &Arc<Self>, ino: Ino, shared: bool) {
         let Some(inode) = self.find(ino) else { return };
+        let _hurry = self.config.leisure.hurry();
         {
             let mut state = inode.state();
             state.recalls += 1;

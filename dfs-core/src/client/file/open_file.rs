@@ -4,7 +4,7 @@ use super::error::{FileError, FileResult};
 use super::inode::{Inode, Registered, State};
 use super::layer::FileLayer;
 use super::locking::LockKey;
-use crate::types::{Attr, BLOCK_SIZE, ChunkNo, Ino, VersionNo};
+use crate::types::{Attr, BLOCK_SIZE, ChunkNo, Ino, Revision, VersionNo};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +60,17 @@ struct Handle {
     /// The first error heard of: from then on the handle reports nothing else.
     failed: Option<FileError>,
     ahead: Ahead,
+}
+
+/// See [`OpenFile::rest_of_block`].
+#[derive(Debug)]
+pub struct RestOfBlock {
+    /// Of the content.
+    pub revision: Revision,
+    /// Where it begins.
+    pub from: u64,
+    /// Whole pages.
+    pub bytes: Vec<Bytes>,
 }
 
 /// First read-ahead window; doubles while reading goes on in sequence.
@@ -254,24 +265,30 @@ impl OpenFile {
     /// After a read at `offset` that did not go on where the one before ended: all whole pages of the block
     /// around it, and where they begin, if memory has them and nothing of this mount's own is in them.
     #[must_use]
-    pub fn rest_of_block(&self, offset: u64) -> Option<(u64, Vec<Bytes>)> {
+    pub fn rest_of_block(&self, offset: u64) -> Option<RestOfBlock> {
         const PAGE: u64 = 4096;
         if self.handle().ahead.window > 0 {
             return None;
         }
         let block = BLOCK_SIZE as u64;
         let from = offset / block * block;
-        let size = {
+        let known = || {
             let state = self.inode.state();
-            (!state.is_pending()).then_some(state.size)?
+            let layout = state.layout.as_ref().filter(|_| !state.is_pending())?;
+            Some((layout.revision, layout.size))
         };
+        let (revision, size) = known()?;
         let to = (from + block).min(size / PAGE * PAGE);
         if from >= to {
             return None;
         }
         let out = self.layer.read_cached(&self.inode, from, to - from)?;
         let len: u64 = out.iter().map(|b| b.len() as u64).sum();
-        (len == to - from && !self.inode.state().is_pending()).then_some((from, out))
+        (len == to - from && known() == Some((revision, size))).then_some(RestOfBlock {
+            revision,
+            from,
+            bytes: out,
+        })
     }
 
     fn read_ahead(&self, offset: u64, out: &[Bytes]) {
@@ -407,10 +424,11 @@ impl OpenFile {
         }
         if !self.is_clean() && !self.layer.follow(&self.inode) {
             self.layer.cut_all(&self.inode);
-            self.layer
-                .budget
-                .wait_for_puts(config.behind_puts_max)
-                .await;
+            if !self.layer.budget.may_put(config.behind_puts_max) {
+                let _hurry = config.leisure.hurry();
+                let budget = &self.layer.budget;
+                budget.wait_for_puts(config.behind_puts_max).await;
+            }
         }
         self.check_failed()
     }

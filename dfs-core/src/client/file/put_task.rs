@@ -81,7 +81,6 @@ impl PutTask {
         let mut out = Vec::new();
         let (now, map) = (self.backend.now(), self.backend.pg_map());
         let mut put = PutMachine::start(now, self.config, self.spec, map, &mut out);
-        self.sessions.mark_unchanged();
         loop {
             for action in out.drain(..) {
                 driver.perform(action, &put);

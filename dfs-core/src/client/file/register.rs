@@ -30,6 +30,8 @@ impl FileLayer {
             if let Some(inode) = self.try_enter(ino, mode) {
                 return inode;
             }
+            // Its release comes after what is queued.
+            let _hurry = self.config.leisure.hurry();
             changed.await;
         }
     }
@@ -181,7 +183,7 @@ impl FileLayer {
             state.sealing = true;
             std::mem::take(&mut state.seals)
         };
-        self.drain(inode).await;
+        self.drain_at_leisure(inode).await;
         // The last one under which anything was committed: its first commit sealed what the others wrote.
         let last = {
             let mut state = inode.state();

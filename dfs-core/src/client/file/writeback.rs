@@ -375,8 +375,8 @@ impl FileLayer {
 
     /// Waits until the budget has room for `more`, putting dirty bytes to make it.
     pub(super) async fn make_room(self: &Arc<Self>, more: u64) {
-        let _hurry = (!self.budget.has_room(more)).then(|| self.config.leisure.hurry());
         while !self.budget.has_room(more) {
+            let _hurry = self.config.leisure.hurry();
             for inode in self.all() {
                 if self.budget.is_pressed() {
                     self.cut_all(&inode);

@@ -12,23 +12,37 @@
 //!    and no wish is fulfilled while pages are being added;
 //! 2. nothing is added while this mount may change the content: while a handle writes, or the file is being
 //!    cut. Whoever begins that waits until what is being added is there ([`Pages::writing`]);
-//! 3. nothing is added within [`QUIET`] after a change, nor beyond the size: adding makes the kernel discard
-//!    attributes that it is asking for, and it would go on with those that it knew before the change.
+//! 3. nothing is added within [`QUIET`] after a change, nor before the kernel has asked for the attributes
+//!    after it, nor beyond the size: adding more than it knew makes the kernel discard attributes that it is
+//!    asking for, and it would go on with an end of file that is neither;
+//! 4. a fill that blocks (on a page that a READ holds) keeps one thread, and [`FILLERS_MAX`] at most are at it:
+//!    the others go on dropping pages.
 use super::{HashMap, KernelPages, Known, Notice, Pages};
 use bytes::Bytes;
-use dfs_core::types::Ino;
+use dfs_core::types::{Ino, Revision};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After a change no pages are added for so long.
 const QUIET: Duration = Duration::from_secs(2);
 /// Notices that may wait when one to add pages comes; beyond that it is dropped.
 const WAITING_MAX: usize = 256;
+/// Fills of one inode that wait for the one that is under way.
+pub(super) const FILLS_MAX: usize = 32;
+/// Threads that add pages at once.
+const FILLERS_MAX: usize = 3;
+/// Number of the last change of anything: of one inode none is the same as another, whatever is forgotten.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
 /// How often a writer looks whether pages are still being added.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// When bytes were looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment(u64);
+pub struct Moment {
+    change: u64,
+    /// Of the content that the kernel's pages are of.
+    pub revision: Revision,
+}
 
 /// Pages to add.
 #[derive(Debug)]
@@ -68,15 +82,23 @@ impl Drop for Writing<'_> {
 impl Known {
     /// What was looked up before is not for pages any more.
     pub(super) fn change(&mut self) {
-        self.changes += 1;
+        self.mark();
         self.changed_at = Some(Instant::now());
+    }
+
+    /// The same, where no content has changed.
+    pub(super) fn mark(&mut self) {
+        self.change = CHANGES.fetch_add(1, Ordering::Relaxed) + 1;
     }
 
     fn moment(&self) -> Option<Moment> {
         let is_still = self.handles > 0 && self.writers == 0 && self.appenders == 0;
         let is_quiet = self.changed_at.is_none_or(|at| at.elapsed() >= QUIET);
-        (is_still && is_quiet && self.appends == 0 && self.is_settled())
-            .then_some(Moment(self.changes))
+        let revision = self.revision?;
+        (is_still && is_quiet && self.appends == 0 && self.is_settled()).then_some(Moment {
+            change: self.change,
+            revision,
+        })
     }
 }
 
@@ -108,10 +130,23 @@ impl Pages {
             ino,
             is_kept: false,
         };
+        self.filled(ino).await;
+        writing
+    }
+
+    /// Returns when no pages are being added.
+    async fn filled(&self, ino: Ino) {
         while self.known().get(&ino).is_some_and(|k| k.filling) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        writing
+    }
+
+    /// Before an [`open`](Self::open): pages that come from a handle that is gone are there. While another
+    /// handle is open they are dropped after they have come.
+    pub async fn opening(&self, ino: Ino) {
+        if self.handles(ino) == 0 {
+            self.filled(ino).await;
+        }
     }
 
     /// Ends what was [kept](Writing::keep).
@@ -127,15 +162,23 @@ impl Pages {
     pub(super) fn fill_now(&self, fill: &Fill, kernel: &impl KernelPages) {
         {
             let mut known = self.known();
+            // Under the lock: no two see the last place.
+            if self.fillers.load(Ordering::Acquire) >= FILLERS_MAX {
+                return;
+            }
             let entry = known.get_mut(&fill.ino);
             let Some(entry) = entry.filter(|k| k.moment() == Some(fill.moment)) else {
                 return;
             };
             entry.filling = true;
+            self.fillers.fetch_add(1, Ordering::AcqRel);
         }
         kernel.fill(fill.ino, fill.offset, &fill.bytes);
-        if let Some(entry) = self.known().get_mut(&fill.ino) {
+        let mut known = self.known();
+        self.fillers.fetch_sub(1, Ordering::AcqRel);
+        if let Some(entry) = known.get_mut(&fill.ino) {
             entry.filling = false;
+            forget_unused(&mut known, fill.ino);
         }
     }
 }

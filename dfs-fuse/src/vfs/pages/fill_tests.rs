@@ -87,7 +87,7 @@ impl Rig {
 /// As if the last change had been long ago.
 fn calm(pages: &Pages) {
     if let Some(entry) = pages.known().get_mut(&INO) {
-        entry.changed_at = None;
+        entry.changed_at = Instant::now().checked_sub(QUIET * 5);
     }
 }
 
@@ -103,6 +103,10 @@ fn pages_are_added_to_files_that_are_open_and_rest() {
     let entry = |f: fn(&mut Known)| f(pages.known().get_mut(&INO).unwrap());
     entry(|k| k.fulfilled = k.wished);
     assert_eq!(pages.moment(INO), None, "a moment ago it was changed");
+    calm(&pages);
+    assert_eq!(pages.moment(INO), None, "the kernel has not asked since");
+    assert!(pages.may_show(INO, r(2)));
+    assert_eq!(pages.moment(INO), None, "it is asking");
     calm(&pages);
     assert!(pages.moment(INO).is_some() && pages.moment(INO) != moment);
     pages.open_appender(INO);
@@ -133,6 +137,7 @@ async fn nothing_is_added_that_was_looked_up_before_a_change() {
         let moment = rig.pages.moment(INO).unwrap();
         change(&rig.pages);
         rig.pages.settled(INO).await;
+        let _ = rig.pages.may_show(INO, r(3));
         calm(&rig.pages);
         rig.fill(moment);
         // One that is good, as a sign that the one before was looked at.
@@ -195,6 +200,77 @@ async fn who_writes_waits_until_pages_are_added_and_none_are_until_it_ends() {
     assert!(rig.pages.moment(INO).is_some());
     rig.pages.close(INO);
     rig.end();
+}
+
+/// Numbers began anew when nothing was known of an inode any more, and a close was no change.
+#[tokio::test]
+async fn regression_what_was_looked_up_through_a_handle_that_is_gone_is_not_added() {
+    let reopens: [fn(&Pages); 3] = [
+        |pages| {
+            pages.open(INO, r(2));
+        },
+        |pages| {
+            pages.drop_pages(INO);
+            assert!(pages.known().is_empty());
+            pages.open(INO, r(1));
+        },
+        |pages| {
+            pages.open(INO, r(1));
+        },
+    ];
+    for reopen in reopens {
+        let pages = Pages::default();
+        pages.open(INO, r(1));
+        let moment = pages.moment(INO).unwrap();
+        pages.close(INO);
+        reopen(&pages);
+        assert!(pages.moment(INO).is_some_and(|now| now != moment));
+    }
+}
+
+#[tokio::test]
+async fn regression_a_reopen_waits_for_pages_that_come_from_a_handle_that_is_gone() {
+    let rig = Rig::new();
+    rig.pages.open(INO, r(1));
+    rig.fill(rig.pages.moment(INO).unwrap());
+    rig.until_said(1);
+    rig.pages.close(INO);
+    let mut opening = Box::pin(rig.pages.opening(INO));
+    let soon = tokio::time::timeout(Duration::from_millis(50), opening.as_mut());
+    assert!(
+        soon.await.is_err(),
+        "the kernel drops old pages at the open"
+    );
+    rig.let_go.send(()).unwrap();
+    opening.await;
+    rig.end();
+}
+
+#[test]
+fn regression_what_waits_for_a_fill_that_is_stuck_is_bounded() {
+    let rig = Rig::new();
+    rig.pages.open(INO, r(1));
+    let moment = rig.pages.moment(INO).unwrap();
+    rig.fill(moment);
+    rig.until_said(1);
+    for _ in 0..20 * FILLS_MAX {
+        rig.fill(moment);
+        std::thread::yield_now();
+    }
+    let begun = Instant::now();
+    while !rig.pages.queue.1.is_empty() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "the other thread takes them"
+        );
+        std::thread::yield_now();
+    }
+    for _ in 0..=FILLS_MAX + 1 {
+        rig.let_go.send(()).unwrap();
+    }
+    rig.until_said(2 * FILLS_MAX);
+    let filled = |said: Vec<String>| said.iter().filter(|s| s.starts_with("filled")).count();
+    assert!(filled(rig.end()) <= FILLS_MAX + 2);
 }
 
 #[tokio::test]
