@@ -103,6 +103,13 @@ fn objects(cluster: &Cluster, node: u8) -> BTreeMap<PathBuf, SystemTime> {
     found
 }
 
+/// Every member holds every object: a put is acknowledged when two of three have it, and HEALTHY bears
+/// with a store that is still fetching the last ones.
+fn all_copies_there(cluster: &Cluster) {
+    cluster.wait_health("HEALTHY", MINUTE).unwrap();
+    fsck_clean(cluster).unwrap();
+}
+
 /// Names and lengths of the files that a node counts for.
 fn held(cluster: &Cluster, node: u8) -> BTreeMap<String, u64> {
     let list = cluster.json(&["store", &node.to_string()]).unwrap();
@@ -152,7 +159,7 @@ fn a_node_that_comes_back_in_time_copies_only_what_changed_and_is_never_older_th
     let cluster = Cluster::start_with(5, PATIENT).unwrap();
     let mut files = Files::new();
     put(&cluster, &mut files, 0..count, 1);
-    cluster.wait_health("HEALTHY", MINUTE).unwrap();
+    all_copies_there(&cluster);
     let victim = follower(&cluster);
     let first = identity(&cluster, victim);
     let cause = |what: &str| format!("node {} {what}", &first["node"].as_str().unwrap()[..8]);
@@ -265,7 +272,7 @@ fn a_node_that_comes_back_late_is_wiped_first_and_a_deleted_directory_is_a_new_s
     let cluster = Cluster::start_with(5, HASTY).unwrap();
     let mut files = Files::new();
     put(&cluster, &mut files, 0..count, 1);
-    cluster.wait_health("HEALTHY", MINUTE).unwrap();
+    all_copies_there(&cluster);
     let victim = follower(&cluster);
     let first = identity(&cluster, victim);
     let short = first["node"].as_str().unwrap()[..8].to_owned();
