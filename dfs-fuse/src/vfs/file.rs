@@ -144,10 +144,11 @@ impl Vfs {
             self.wait_for_pages(ino, revision).await?;
             self.settled(ino).await;
         }
+        self.pages.opening(ino).await;
+        // Nothing waits between the count and the handle that ends it.
         if mode.write {
             self.writing(ino).await?.keep();
         }
-        self.pages.opening(ino).await;
         let keep_pages = self.pages.open(ino, revision);
         let past_pages = !mode.write && (file.is_shared() || self.pages.is_appended(ino));
         if append {
